@@ -1,0 +1,1 @@
+"""Checkpoint -> engine: networks made of blocks, graph passes, quantisation, backends."""

@@ -1,0 +1,16 @@
+"""The passes of a build, in order."""
+
+from precast.builder.passes.base import Pass
+from precast.builder.passes.check_supported import CheckSupported
+from precast.builder.passes.fuse_residual_norm import FuseResidualNorm
+from precast.builder.passes.merge_parallel_linears import MergeParallelLinears
+from precast.builder.passes.remove_unused import RemoveUnused
+from precast.builder.passes.select_rows_early import SelectRowsEarly
+
+PIPELINE: tuple[Pass, ...] = (
+    MergeParallelLinears(),
+    SelectRowsEarly(),
+    FuseResidualNorm(),
+    RemoveUnused(),
+    CheckSupported(),
+)

@@ -1,0 +1,119 @@
+"""Weight recipes: where the bytes of each initialiser come from.
+
+While a network is emitted and rewritten its initialisers carry no data. A recipe beside each says which
+checkpoint tensors make it and in which layout it is stored, so passes can merge weights of any size without
+reading one, and packing later reads them one at a time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precast.checkpoints.checkpoint import Checkpoint
+from precast.plugins.linear.pack import pack, packed_size
+
+PLAIN = "plain"
+"""The layout of float32 tensors stored row-major, as they are."""
+
+
+@dataclass(frozen=True)
+class CheckpointTensor:
+    """A tensor of the checkpoint, by canonical name."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    def read(self, checkpoint: Checkpoint) -> NDArray[np.generic]:
+        return checkpoint.tensor(self.name)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Zeros, such as the bias of a Linear that has none and is merged with one that has."""
+
+    shape: tuple[int, ...]
+
+    def read(self, checkpoint: Checkpoint) -> NDArray[np.generic]:
+        del checkpoint
+        return np.zeros(self.shape, np.float32)
+
+    def __str__(self) -> str:
+        return f"zeros{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A vector computed from the model config, such as rope frequencies. The values are exact float32."""
+
+    values: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.values),)
+
+    def read(self, checkpoint: Checkpoint) -> NDArray[np.generic]:
+        del checkpoint
+        return np.array(self.values, np.float32)
+
+    def __str__(self) -> str:
+        return f"constant{list(self.shape)}"
+
+
+WeightSource = CheckpointTensor | Zeros | Constant
+
+
+@dataclass(frozen=True)
+class WeightRecipe:
+    """One initialiser: its sources, concatenated along their first axis, in a layout.
+
+    Attributes:
+        layout: PLAIN, stored as float32 of `shape`; or a packed layout of a matrix [out_features, in_features],
+            stored as uint8 of `size_bytes`.
+        sources: at least one; equal in all axes but the first.
+    """
+
+    layout: str
+    sources: tuple[WeightSource, ...]
+
+    def __post_init__(self) -> None:
+        if len({source.shape[1:] for source in self.sources}) != 1:
+            raise ValueError(f"sources differ beyond their first axis: {[source.shape for source in self.sources]}")
+        if self.layout != PLAIN and len(self.shape) != 2:
+            raise ValueError(f"layout {self.layout} packs matrices, not a tensor of shape {list(self.shape)}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The logical shape: [out_features, in_features] of a packed matrix."""
+        return (sum(source.shape[0] for source in self.sources), *self.sources[0].shape[1:])
+
+    @property
+    def stored_dtype(self) -> str:
+        return "float32" if self.layout == PLAIN else "uint8"
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape that the graph and the weights file's index give it."""
+        return self.shape if self.layout == PLAIN else (self.size_bytes,)
+
+    @property
+    def size_bytes(self) -> int:
+        return 4 * prod(self.shape) if self.layout == PLAIN else packed_size(self.layout, *self.shape)
+
+    def materialise(self, checkpoint: Checkpoint) -> NDArray[np.float32] | NDArray[np.uint8]:
+        """Read the sources and lay them out: the bytes of the initialiser."""
+        parts = [source.read(checkpoint) for source in self.sources]
+        if self.layout == PLAIN:
+            return np.concatenate([part.astype(np.float32) for part in parts])
+        return pack(self.layout, parts)
+
+
+def concatenate(recipes: Sequence[WeightRecipe]) -> WeightRecipe:
+    """The recipe of the given initialisers concatenated along their first axis, all in one layout."""
+    (layout,) = {recipe.layout for recipe in recipes}
+    return WeightRecipe(layout, tuple(source for recipe in recipes for source in recipe.sources))

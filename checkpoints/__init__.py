@@ -1,0 +1,1 @@
+"""Everything at rest: Hugging Face directories, model configs, name maps, the engine directory format."""

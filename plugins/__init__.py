@@ -1,0 +1,22 @@
+"""The custom ops, a folder each: schema, NumPy reference, weight layout, kernels.
+
+This module names every op and layout that this version implements; an engine lists those it needs, and one that needs
+more is refused by name before anything is read. The native library holds the same lists (plugins/cpu/registry.cpp).
+"""
+
+SUPPORTED_OPS: tuple[str, ...] = (
+    "ai.precast.Embedding/1",
+    "ai.precast.GatedActivation/1",
+    "ai.precast.Linear/1",
+    "ai.precast.PagedAttention/1",
+    "ai.precast.RmsNorm/1",
+)
+"""Versioned op ids, sorted. A released version is never removed."""
+
+SUPPORTED_LAYOUTS: tuple[str, ...] = (
+    "kv16.bf16/1",
+    "kv16.f32/1",
+    "x16k1.f32/1",
+    "x16k2.bf16/1",
+)
+"""Versioned ids of weight layouts and KV layouts, sorted. A released version is never removed."""

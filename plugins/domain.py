@@ -1,0 +1,3 @@
+"""The ONNX operator domain of the custom ops."""
+
+DOMAIN = "ai.precast"

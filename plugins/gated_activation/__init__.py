@@ -1,0 +1,1 @@
+"""GatedActivation: the element-wise middle of a gated feed-forward block."""

@@ -1,0 +1,39 @@
+"""GatedActivation, version 1: the element-wise middle of a gated feed-forward block.
+
+    output[t,i] = activation(gate_up[t,i]) * gate_up[t,I+i]
+
+T = tokens (rows), I = intermediate size.
+
+Input
+    gate_up     float32 [T, 2*I]   the gate's columns, then the up projection's
+Output
+    output      float32 [T, I]
+Attributes
+    activation  string             "silu": x / (1 + exp(-x))
+
+Everything is fp32, each element on its own. exp is within 2 units in the last place; below about -104 it is 0, above about
+88.7 infinity, so silu(x) tends to -0 for very negative x, and silu(-infinity) is NaN, as in PyTorch.
+
+Source: Shazeer, "GLU Variants Improve Transformer", 2020, https://arxiv.org/abs/2002.05202 (SwiGLU).
+"""
+
+from dataclasses import dataclass
+
+from precast.plugins.domain import DOMAIN as DOMAIN
+
+NAME = "GatedActivation"
+VERSION = 1
+ACTIVATIONS = ("silu",)
+
+
+@dataclass(frozen=True)
+class GatedActivationAttributes:
+    """The op's attributes. Raises ValueError where they make no sense."""
+
+    activation: str
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"GatedActivation: activation is {self.activation!r}; version {VERSION} knows {', '.join(ACTIVATIONS)}"
+            )

@@ -1,0 +1,154 @@
+"""PagedAttention, version 1: rotary embedding, KV cache and causal attention over packed sequences, in one op.
+
+T = tokens of this step, S = sequences, Hq = num_heads, Hkv = num_kv_heads, G = Hq / Hkv (query heads that share one
+KV head), D = head_dim, B = width of the block table.
+
+Inputs
+    qkv              float32 [T, (Hq + 2*Hkv) * D]   of each token its query heads, then key heads, then value heads
+    query_starts     int32 [S + 1]                   sequence s owns rows query_starts[s] .. query_starts[s+1]-1
+    context_lengths  int32 [S]                       tokens of the sequence in the cache after this step
+    block_tables     int32 [S, B]                    block_tables[s][p // tokens_per_block] holds position p; -1 behind the last
+    kv               uint8 [num_blocks, block_bytes] the block pool, WRITTEN IN PLACE
+    inv_freq         float32 [rotary_dim / 2]        optional; absent: no rotary embedding. rotary_dim is even and <= D
+Output
+    output           float32 [T, Hq * D]
+Attributes
+    num_heads, num_kv_heads, head_dim, tokens_per_block   int
+    scale                                                 float   multiplies q.k; usually 1/sqrt(D)
+    kv_layout                                             string  "kv16.f32/1" or "kv16.bf16/1"
+    rope_scaling                                          float   multiplies cos and sin (the "attention factor"); usually 1
+
+query_starts ascends from 0 to T and every sequence has at least one row. Row i of sequence s is at absolute position
+p = context_lengths[s] - (query_starts[s+1] - query_starts[s]) + i >= 0 and sees positions 0 .. p of its own sequence.
+Blocks may be shared by sequences; a position that this step writes is written by one sequence only.
+
+Query head h belongs to KV head h // G.
+
+
+The pool block
+==============
+Tokens of a block are grouped into tiles of 16. A block of N = tokens_per_block tokens is, without any padding,
+
+    for each KV head:  for each tile of 16 tokens:  K tile, V tile
+
+    block   | head 0                                   | head 1                    | ...
+            | tile 0        | tile 1        | ... N/16 | tile 0        | tile 1    |
+            | K tile|V tile | K tile|V tile |          | K tile|V tile | ...
+
+    kv16.f32/1   (fp32)          K tile [D][16 tokens]                 V tile [16 tokens][D]
+    kv16.bf16/1  (bfloat16)      K tile [D/2][16 tokens][2 dims]       V tile [8 token pairs][D][2 tokens]
+
+A K row of 16 tokens is 64 bytes in both: one vector register scores 16 tokens at once. A bf16 V row holds tokens 2j and
+2j+1 side by side. block_bytes = 2 * Hkv * tokens_per_block * D * (4 or 2). Position p lies in block
+block_tables[s][p // N], tile (p % N) // 16, lane p % 16.
+
+
+Phase 1: write
+==============
+For every token of the step, before any query of the step reads the pool:
+
+1. Rotate each query and key head (NeoX style, "rotate half", over the first R = rotary_dim elements; the rest pass):
+       angle[i] = float32(p) * inv_freq[i]                             one fp32 product, i < R/2
+       c[i] = cos(angle[i]) * rope_scaling                             cos and sin within 1e-6 up to 2^20 radians
+       s[i] = sin(angle[i]) * rope_scaling
+       x'[i]       = x[i] * c[i] - x[i + R/2] * s[i]                   products rounded, then the difference
+       x'[i + R/2] = x[i + R/2] * c[i] + x[i] * s[i]
+2. Round q, k and v to the cache's type (bf16: to nearest, ties to even; fp32: nothing to do).
+3. When p % 16 == 0, zero the whole K and V tile. Then store k and v of the token.
+
+So whatever an earlier owner left in a block can never be read: every tile is zeroed by the request that starts it.
+
+
+Phase 2: attend
+===============
+Queries read K and V from the pool only, also those of this step. A *split* is 512 tokens, aligned to position 0. For one row at
+position p and one head, for each split up to the one that holds p, in ascending order:
+
+    x[j] = scale * sum_d q[d] * k[j][d]      j = positions of the split that are <= p; ascending d, one fp32 partial sum
+    m    = max_j x[j]
+    e[j] = exp(x[j] - m)
+    l    = sum_j e[j]                        16 partial sums: lane j % 16 adds its tiles in ascending order; then lanes
+                                             combine as l[i] + l[i+8], then + 4, 2, 1
+    a[d] = sum_j round(e[j]) * v[j][d]       round: to bf16, ties to even, if the cache is bf16; ascending j, one partial sum
+
+Note that the denominator l sums the unrounded e. Splits merge, the first one too, into a state that starts at
+(M, L, A) = (-infinity, 0, 0):
+
+    M' = max(M, m);  f = exp(M - M');  g = exp(m - M');  L' = L*f + l*g;  A'[d] = A[d]*f + a[d]*g
+
+and output[d] = A[d] * (1 / L). Positions > p take no part: their e is exactly 0 and their v is not even multiplied, so a NaN or
+infinity in a later token of the same request changes no earlier row.
+
+In a bf16 cache products are exact in fp32, and a kernel may add two of them (neighbouring d, or positions 2i and 2i+1)
+in one instruction, with that instruction's rounding and with subnormal numbers taken as zero; that, and fused
+multiply-adds, is how kernel levels differ. Within one level nothing else enters: a row's bits are a function of its q, of the
+stored k and v of positions 0 .. p, and of p. Not of the other rows, the chunk a token arrived in, block ids, tokens_per_block
+or the number of threads.
+
+Sources: Su et al., "RoFormer", 2021, https://arxiv.org/abs/2104.09864 (rotary embedding); Kwon et al., "PagedAttention", 2023,
+https://arxiv.org/abs/2309.06180 (block pool); Dao et al., "FlashAttention", 2022, https://arxiv.org/abs/2205.14135 (merging).
+"""
+
+import math
+from dataclasses import dataclass
+
+from precast.plugins.domain import DOMAIN as DOMAIN
+
+NAME = "PagedAttention"
+VERSION = 1
+
+TOKENS_PER_TILE = 16
+TOKENS_PER_SPLIT = 512
+ELEMENT_BYTES = {"kv16.f32/1": 4, "kv16.bf16/1": 2}
+"""The KV layouts of this version, and the bytes of one stored number."""
+KV_LAYOUTS = tuple(ELEMENT_BYTES)
+
+
+@dataclass(frozen=True)
+class PagedAttentionAttributes:
+    """The op's attributes. Raises ValueError where they make no sense."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    kv_layout: str
+    tokens_per_block: int
+    rope_scaling: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kv_layout not in KV_LAYOUTS:
+            raise ValueError(
+                f"PagedAttention: kv_layout is {self.kv_layout!r}; version {VERSION} knows {', '.join(KV_LAYOUTS)}"
+            )
+        if self.num_kv_heads < 1 or self.num_heads < 1 or self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"PagedAttention: {self.num_heads} query heads cannot share {self.num_kv_heads} KV heads evenly; "
+                "num_heads must be a positive multiple of num_kv_heads"
+            )
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise ValueError(f"PagedAttention: head_dim is {self.head_dim}; it must be positive and even")
+        if self.tokens_per_block < 1 or self.tokens_per_block % TOKENS_PER_TILE:
+            raise ValueError(
+                f"PagedAttention: tokens_per_block is {self.tokens_per_block}; "
+                f"it must be a positive multiple of {TOKENS_PER_TILE}"
+            )
+        if not math.isfinite(self.scale) or not math.isfinite(self.rope_scaling):
+            raise ValueError(
+                f"PagedAttention: scale is {self.scale} and rope_scaling is {self.rope_scaling}; both must be finite"
+            )
+
+    @property
+    def queries_per_kv(self) -> int:
+        """G: query heads that share one KV head."""
+        return self.num_heads // self.num_kv_heads
+
+    @property
+    def qkv_features(self) -> int:
+        """Columns of the input `qkv`."""
+        return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block of the pool, K and V of all KV heads."""
+        return 2 * self.num_kv_heads * self.tokens_per_block * self.head_dim * ELEMENT_BYTES[self.kv_layout]

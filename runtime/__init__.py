@@ -1,0 +1,1 @@
+"""Engine -> tokens: the binding of the native library."""

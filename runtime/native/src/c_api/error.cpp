@@ -1,0 +1,32 @@
+#include "runtime/native/src/c_api/error.h"
+
+namespace precast {
+namespace {
+
+precast_error& out_of_memory_error() {
+  // Short enough for std::string's own buffer: making it allocates nothing.
+  static precast_error error{ErrorCode::resource_exhausted, "out of memory"};
+  return error;
+}
+
+}  // namespace
+
+precast_error_t* new_error(ErrorCode code, const std::string& message) noexcept {
+  try {
+    return new precast_error{code, message};
+  } catch (const std::bad_alloc&) {
+    return &out_of_memory_error();
+  }
+}
+
+}  // namespace precast
+
+precast_error_code_t precast_error_code(const precast_error_t* error) {
+  return static_cast<precast_error_code_t>(error->code);
+}
+
+const char* precast_error_message(const precast_error_t* error) { return error->message.c_str(); }
+
+void precast_error_delete(precast_error_t* error) {
+  if (error != &precast::out_of_memory_error()) delete error;
+}

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "runtime/native/src/engine.h"
+
+namespace precast {
+
+/// How to load an engine; precast_engine_options_t, where each field is explained. 0 and "" are the defaults.
+struct EngineOptions {
+  std::string onnxruntime_path;
+  std::uint32_t num_threads = 0;
+  std::uint32_t max_batch_size = 64;
+  std::uint32_t max_num_tokens = 2048;
+  std::uint32_t max_seq_len = 0;
+  std::uint64_t kv_cache_bytes = 0;
+  std::string kernel_level;
+};
+
+struct LoadedEngine {
+  std::unique_ptr<Engine> engine;
+  std::string info_json;  ///< what precast_engine_info gives
+};
+
+/// Reads the manifest, sizes the KV pool, maps the weights, opens ONNX Runtime and starts the engine.
+/// Throws Error.
+LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOptions& options);
+
+}  // namespace precast

@@ -1,0 +1,23 @@
+"""Fixtures that every room's tests use."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_llama import make_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_llama("gqa") -> Path`: the session's read-only copy of a variant of tests/tiny_llama.py, made
+    when first asked for. `dtype=` overrides the variant's. Copy it before you change it."""
+    made: dict[tuple[str, str | None], Path] = {}
+
+    def checkpoint(variant: str, dtype: str | None = None) -> Path:
+        key = (variant, dtype)
+        if key not in made:
+            made[key] = make_checkpoint(variant, tmp_path_factory.mktemp(variant) / "model", dtype=dtype)
+        return made[key]
+
+    return checkpoint

@@ -1,0 +1,54 @@
+# Sourced by ./quickstart and ./test, in the repository's root: one virtual environment, .venv, that grows by what each
+# of them needs, and holds an editable install of precast. What is up to date is not installed again.
+
+stamps=.venv/stamps
+
+say() { printf '\n== %s\n' "$*"; }
+
+fail() {
+  printf '%s: %s\n' "$0" "$*" >&2
+  exit 1
+}
+
+# The version of every tool that builds comes from pyproject.toml; only Python and a compiler are expected here.
+make_environment() {
+  local host_python=${PYTHON:-python3} compiler=${CXX:-c++}
+  command -v "$host_python" >/dev/null || fail "no $host_python; install Python 3.10 or newer, or set PYTHON"
+  "$host_python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    fail "$host_python is $("$host_python" --version); Python 3.10 or newer is needed (set PYTHON to choose another)"
+  command -v "$compiler" >/dev/null || fail "no $compiler; install a C++20 compiler such as g++ 12, or set CXX"
+  if [[ ! -x .venv/bin/python ]]; then
+    say "creating .venv with $("$host_python" --version)"
+    "$host_python" -m venv .venv
+  fi
+  mkdir -p "$stamps"
+  export PATH=$PWD/.venv/bin:$PATH
+  install_once build-tools "scikit-build-core>=0.11" "cmake>=3.24" "ninja>=1.11"
+}
+
+pip_install() { python -m pip install --quiet --quiet --disable-pip-version-check --constraint tests/constraints.txt "$@"; }
+
+# install_once NAME REQUIREMENT...: installs the requirements unless NAME was installed with the same ones.
+install_once() {
+  local stamp=$stamps/$1
+  shift
+  [[ -f $stamp && $(<"$stamp") == "$*" ]] && return
+  say "installing $*"
+  pip_install "$@"
+  printf '%s' "$*" >"$stamp"
+}
+
+# install_precast EXTRA: an editable install with that extra, again whenever the native sources or pyproject.toml changed.
+# An editable install sees changed Python files by itself; the library is opened by path, so nothing else rebuilds it.
+install_precast() {
+  local sources
+  sources=$(find CMakeLists.txt pyproject.toml precast/version.py plugins runtime/native -type f \
+    ! -name '*.py' ! -name '*.pyc' ! -name '*.md' -print0 -o -path precast/version.py -print0 |
+    sort -z | xargs -0 sha256sum | sha256sum)
+  [[ -f $stamps/precast && $(<"$stamps/precast") == "$sources" && -f $stamps/extra-$1 ]] && return
+  say "building and installing precast[$1]"
+  rm -f "$stamps"/precast "$stamps"/extra-*
+  pip_install --no-build-isolation --editable ".[$1]"
+  printf '%s' "$sources" >"$stamps/precast"
+  touch "$stamps/extra-$1"
+}
