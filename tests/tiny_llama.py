@@ -33,15 +33,15 @@ GREEDY_MARGIN = 0.04
 DTYPES = ("float32", "bfloat16", "float16")
 
 SENTENCES = (
-    "The import statement combines two operations; it searches for the named module, then it binds the result.",
+    "The import statement combines two operations; it searches for the module, then it binds the result.",
     "A dictionary maps keys to values. A list is a mutable sequence, a tuple is an immutable one.",
     "Functions are first-class objects: pass them, return them, store them in a dictionary.",
     "Grüße aus Köln – naïve café, 東京の天気は晴れです。 Привет, мир! 🙂🚀",
     "def add(a: int, b: int) -> int:\n    return a + b\n\nprint(add(1, 2))\n",
 )
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}[assistant] {% endif %}"
+    "{{ bos_token }}{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n"
+    "{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
 )
 
 _BASE: Mapping[str, Any] = {
@@ -58,6 +58,8 @@ _BASE: Mapping[str, Any] = {
     "eos_token_id": EOS_TOKEN_ID,
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
 }
+_SLOW_ROPE = {"rope_type": "default", "rope_theta": 20000.0}
+_LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 _LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 500000.0,
@@ -98,40 +100,32 @@ class Variant:
 
 
 VARIANTS: dict[str, Variant] = {
-    "mha": Variant({"num_key_value_heads": 4}),
-    "gqa": Variant(),
-    "mqa": Variant({"num_key_value_heads": 1, "num_hidden_layers": 3}),
-    "head_dim": Variant({"head_dim": 32}),
-    "attention_bias": Variant({"attention_bias": True}),
-    "mlp_bias": Variant({"mlp_bias": True}),
-    "tied": Variant({"tie_word_embeddings": True}),
-    "rope_linear": Variant(
-        {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}}
-    ),
-    "rope_llama3": Variant({"rope_parameters": _LLAMA3_ROPE}),
-    "rope_yarn": Variant({"rope_parameters": _YARN_ROPE}),
-    "eos_list": Variant({"eos_token_id": [EOS_TOKEN_ID, 7]}),
-    "odd_vocab": Variant({"vocab_size": VOCAB_SIZE + 11}),
-    "odd_intermediate": Variant({"intermediate_size": 150}),
-    "float16": Variant(dtype="float16"),
-    "bfloat16": Variant(dtype="bfloat16"),
-    "bfloat16_tied": Variant(
-        {"tie_word_embeddings": True, "rope_parameters": _LLAMA3_ROPE}, dtype="bfloat16"
-    ),
-    "shards": Variant(max_shard_size="60KB"),
-    "bin": Variant(dtype="bfloat16", bin_files=True),
-    "bin_shards": Variant(bin_files=True, max_shard_size="60KB"),
-    "legacy": Variant({"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}}, legacy=True),
-    "legacy_llama3": Variant(
-        {"rope_parameters": _LLAMA3_ROPE, "head_dim": 16}, dtype="bfloat16", legacy=True
-    ),
-    "legacy_llama1": Variant({"num_key_value_heads": 4}, dtype="float16", legacy=True, inv_freq=True),
+    "mha": Variant({"num_key_value_heads": 4}, seed=6),
+    "gqa": Variant(seed=16),
+    "mqa": Variant({"num_key_value_heads": 1, "num_hidden_layers": 3}, seed=4),
+    "head_dim": Variant({"head_dim": 32}, seed=2),
+    "attention_bias": Variant({"attention_bias": True}, seed=1),
+    "mlp_bias": Variant({"mlp_bias": True}, seed=18),
+    "tied": Variant({"tie_word_embeddings": True}, seed=1),
+    "rope_linear": Variant({"rope_parameters": _LINEAR_ROPE}, seed=10),
+    "rope_llama3": Variant({"rope_parameters": _LLAMA3_ROPE}, seed=2),
+    "rope_yarn": Variant({"rope_parameters": _YARN_ROPE}, seed=7),
+    "eos_list": Variant({"eos_token_id": [EOS_TOKEN_ID, 7]}, seed=16),
+    "odd_vocab": Variant({"vocab_size": VOCAB_SIZE + 11}, seed=7),
+    "odd_intermediate": Variant({"intermediate_size": 150}, seed=22),
+    "float16": Variant(dtype="float16", seed=12),
+    "bfloat16": Variant(dtype="bfloat16", seed=3),
+    "bfloat16_tied": Variant({"tie_word_embeddings": True}, dtype="bfloat16", seed=14),
+    "shards": Variant(max_shard_size="60KB", seed=16),
+    "bin": Variant(dtype="bfloat16", bin_files=True, seed=3),
+    "bin_shards": Variant(bin_files=True, max_shard_size="60KB", seed=16),
+    "legacy": Variant({"rope_parameters": _SLOW_ROPE}, legacy=True, seed=1),
+    "legacy_llama3": Variant({"rope_parameters": _LLAMA3_ROPE, "head_dim": 16}, "bfloat16", legacy=True, seed=1),
+    "legacy_llama1": Variant({"num_key_value_heads": 4}, "float16", legacy=True, inv_freq=True, seed=6),
 }
 
 
-def make_checkpoint(
-    variant: str, directory: Path, *, dtype: str | None = None, with_tokenizer: bool = True
-) -> Path:
+def make_checkpoint(variant: str, directory: Path, *, dtype: str | None = None, with_tokenizer: bool = True) -> Path:
     """Write the checkpoint of `variant` into `directory` (made if missing). Returns `directory`.
 
     dtype: one of `DTYPES`; None means the variant's own. The float32 weights are the same for every
@@ -148,9 +142,7 @@ def make_checkpoint(
     with torch.random.fork_rng():
         model = LlamaForCausalLM(config).eval()
     _fill_weights(model, settings.seed)
-    model.generation_config = GenerationConfig(
-        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id
-    )
+    model.generation_config = GenerationConfig(bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id)
     directory.mkdir(parents=True, exist_ok=True)
     model = model.to(getattr(torch, dtype))
     model.save_pretrained(directory, max_shard_size=settings.max_shard_size or "1GB")
@@ -200,9 +192,7 @@ def load_reference(directory: Path, dtype: str = "float32") -> Any:
     ).eval()
 
 
-def reference_logits(
-    directory: Path, token_ids: Sequence[int], dtype: str = "float32"
-) -> NDArray[np.float32]:
+def reference_logits(directory: Path, token_ids: Sequence[int], dtype: str = "float32") -> NDArray[np.float32]:
     """Logits float32 [len(token_ids), vocab_size] of transformers."""
     import torch
 
@@ -296,5 +286,6 @@ def _to_legacy_config(path: Path) -> None:
     config["transformers_version"] = "4.40.0"
     config["pretraining_tp"] = 1
     if config["num_key_value_heads"] == config["num_attention_heads"]:
-        del config["num_key_value_heads"]
+        del config["num_key_value_heads"]  # Llama 1 had neither field
+        del config["head_dim"]
     path.write_text(json.dumps(config, indent=2))

@@ -26,7 +26,9 @@ make_environment() {
   install_once build-tools "scikit-build-core>=0.11" "cmake>=3.24" "ninja>=1.11"
 }
 
-pip_install() { python -m pip install --quiet --quiet --disable-pip-version-check --constraint tests/constraints.txt "$@"; }
+pip_install() {
+  python -m pip install -qq --disable-pip-version-check --constraint tests/constraints.txt "$@"
+}
 
 # install_once NAME REQUIREMENT...: installs the requirements unless NAME was installed with the same ones.
 install_once() {
@@ -38,17 +40,20 @@ install_once() {
   printf '%s' "$*" >"$stamp"
 }
 
-# install_precast EXTRA: an editable install with that extra, again whenever the native sources or pyproject.toml changed.
-# An editable install sees changed Python files by itself; the library is opened by path, so nothing else rebuilds it.
+# install_precast EXTRA: an editable install with that extra, repeated when native sources or pyproject.toml change.
+# It sees changed Python files by itself; the library is opened by path, so nothing else would rebuild it.
 install_precast() {
-  local sources
+  local sources other
   sources=$(find CMakeLists.txt pyproject.toml precast/version.py plugins runtime/native -type f \
     ! -name '*.py' ! -name '*.pyc' ! -name '*.md' -print0 -o -path precast/version.py -print0 |
     sort -z | xargs -0 sha256sum | sha256sum)
-  [[ -f $stamps/precast && $(<"$stamps/precast") == "$sources" && -f $stamps/extra-$1 ]] && return
+  local -r stamp=$stamps/precast-$1
+  [[ -f $stamp && $(<"$stamp") == "$sources" ]] && return
   say "building and installing precast[$1]"
-  rm -f "$stamps"/precast "$stamps"/extra-*
+  # There is one library for all extras: a stamp of other sources would call it up to date when they come back.
+  for other in "$stamps"/precast-*; do
+    if [[ -f $other && $(<"$other") != "$sources" ]]; then rm "$other"; fi
+  done
   pip_install --no-build-isolation --editable ".[$1]"
-  printf '%s' "$sources" >"$stamps/precast"
-  touch "$stamps/extra-$1"
+  printf '%s' "$sources" >"$stamp"
 }

@@ -1,0 +1,221 @@
+"""engine.json, the manifest of an engine directory, as frozen dataclasses. docs/engine_format.md is the authority.
+
+The classes check themselves when they are made (ValueError, "field must ..."), so a builder cannot write what a reader
+would refuse. engine_manifest_reader.py makes them from bytes, and says the same under the file's name.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+
+from precast.checkpoints.engine_errors import quote
+from precast.version import __version__
+
+ENGINE_FORMAT = 1
+MANIFEST_NAME = "engine.json"
+VERIFICATION_NAME = "verification.json"
+UNLISTED_NAMES = (MANIFEST_NAME, VERIFICATION_NAME)  # never in `files`
+
+_MAX_INT32 = (1 << 31) - 1
+_MAX_INT64 = (1 << 63) - 1
+_MAX_PARALLEL_SIZE = 1 << 15
+
+
+def _check_range(field: str, value: int, minimum: int, maximum: int = _MAX_INT32) -> None:
+    if value < minimum:
+        raise ValueError(f"{field} must be at least {minimum}, got {value}")
+    if value > maximum:
+        raise ValueError(f"{field} must be at most {maximum}, got {value}")
+
+
+def check_name(field: str, value: str) -> None:
+    if not value or not all("!" <= character <= "~" for character in value):
+        raise ValueError(f"{field} must be printable ASCII without spaces, got {quote(value)}")
+
+
+def is_path_inside(path: str) -> bool:
+    """Whether `path` is relative, stays below where it starts, and is written in one way only."""
+    if any(character < " " or character in "\x7f\\" for character in path):
+        return False
+    return all(component not in ("", ".", "..") for component in path.split("/"))
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a runtime and its callers need to know of the model."""
+
+    architecture: str
+    """Hugging Face's name, e.g. "LlamaForCausalLM"."""
+    vocab_size: int
+    """Columns of the logits."""
+    hidden_size: int
+    num_layers: int
+    max_seq_len: int
+    """Most tokens of a sequence, prompt and generated together."""
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    """Any of them ends a sequence; may be empty."""
+    pad_token_id: int | None = None
+
+    def __post_init__(self) -> None:
+        check_name("architecture", self.architecture)
+        for field in ("vocab_size", "hidden_size", "num_layers", "max_seq_len"):
+            _check_range(field, getattr(self, field), 1)
+        for i, token_id in enumerate(self.eos_token_ids):
+            _check_range(f"eos_token_ids[{i}]", token_id, 0)
+        for field in ("bos_token_id", "pad_token_id"):
+            if getattr(self, field) is not None:
+                _check_range(field, getattr(self, field), 0)
+
+
+@dataclass(frozen=True)
+class BuildInfo:
+    """The build options, after every "auto" has been decided."""
+
+    dtype: str
+    """Of the weights: "float32", "bfloat16", ..."""
+    kv_cache_dtype: str
+    tokens_per_block: int
+    max_seq_len: int | None = None
+    """The option as it was given; None where the model's own limit was taken."""
+    notes: tuple[str, ...] = ()
+    """Sentences for people, e.g. "float16 checkpoint stored as bfloat16"."""
+
+    def __post_init__(self) -> None:
+        check_name("dtype", self.dtype)
+        check_name("kv_cache_dtype", self.kv_cache_dtype)
+        _check_range("tokens_per_block", self.tokens_per_block, 1)
+        if self.max_seq_len is not None:
+            _check_range("max_seq_len", self.max_seq_len, 1)
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """How the model is spread over ranks."""
+
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    world_size: int = 1
+    """tensor_parallel_size x pipeline_parallel_size, and the number of ranks."""
+
+    def __post_init__(self) -> None:
+        _check_range("world_size", self.world_size, 1)
+        _check_range("tensor_parallel_size", self.tensor_parallel_size, 1, _MAX_PARALLEL_SIZE)
+        _check_range("pipeline_parallel_size", self.pipeline_parallel_size, 1, _MAX_PARALLEL_SIZE)
+        product = self.tensor_parallel_size * self.pipeline_parallel_size
+        if self.world_size != product:
+            raise ValueError(
+                "world_size must be tensor_parallel_size x pipeline_parallel_size = "
+                f"{product}, got {self.world_size}"
+            )
+
+
+@dataclass(frozen=True)
+class KvCacheSpec:
+    """One KV pool: a graph input, uint8 [num_blocks, block_bytes]."""
+
+    name: str
+    """Of the graph input, e.g. "kv.0"."""
+    layout: str
+    """E.g. "kv16.bf16/1"; also listed in the manifest's `requires`."""
+    block_bytes: int
+
+    def __post_init__(self) -> None:
+        check_name("name", self.name)
+        check_name("layout", self.layout)
+        _check_range("block_bytes", self.block_bytes, 1, _MAX_INT64)
+
+
+@dataclass(frozen=True)
+class RankFiles:
+    """The files of one rank: paths relative to the engine directory, listed in the manifest's `files`."""
+
+    graph: str
+    weights: str
+    kv_caches: tuple[KvCacheSpec, ...]
+    """In the order of the graph's inputs."""
+
+    def __post_init__(self) -> None:
+        names = [cache.name for cache in self.kv_caches]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise ValueError(f"kv_caches[{i}].name must differ from the names before it, got {quote(name)}")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the engine: its size in bytes and its SHA-256 as 64 lower-case hexadecimal digits."""
+
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if len(self.sha256) != 64 or not all(digit in "0123456789abcdef" for digit in self.sha256):
+            raise ValueError(f"sha256 must be 64 lower-case hexadecimal digits, got {quote(self.sha256)}")
+        _check_range("size", self.size, 0, _MAX_INT64)
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeRequirements:
+    """What the graphs need of ONNX Runtime."""
+
+    onnxruntime_min: str
+    """Oldest release that runs them, e.g. "1.23"."""
+    ir_version: int
+    opset: int
+
+    def __post_init__(self) -> None:
+        check_name("onnxruntime_min", self.onnxruntime_min)
+        _check_range("ir_version", self.ir_version, 1)
+        _check_range("opset", self.opset, 1)
+
+
+@dataclass(frozen=True)
+class EngineManifest:
+    """engine.json. `files` is empty until the engine's writer has listed them."""
+
+    requires: tuple[str, ...]
+    """Versioned ops and layouts that a runtime must know, e.g. "ai.precast.Linear/1", "x16k2.bf16/1"."""
+    backend: str
+    backend_requirements: OnnxRuntimeRequirements
+    batch_invariant: bool
+    """Whether a request's tokens are the same bits whatever runs beside it."""
+    reproducible: bool
+    """Whether the same inputs build the same bytes."""
+    model: ModelInfo
+    build: BuildInfo
+    mapping: Mapping
+    ranks: tuple[RankFiles, ...]
+    files: dict[str, FileEntry]
+    """Path, relative with '/' between components, -> entry. Every file but engine.json and verification.json."""
+    precast_version: str = __version__
+    """Of the builder."""
+
+    def __post_init__(self) -> None:
+        check_name("precast_version", self.precast_version)
+        check_name("backend", self.backend)
+        for i, name in enumerate(self.requires):
+            check_name(f"requires[{i}]", name)
+        for path in self.files:
+            if not is_path_inside(path):
+                raise ValueError(
+                    f"files[{quote(path)}] must have a relative path inside the engine directory as its name"
+                )
+            if path in UNLISTED_NAMES:
+                raise ValueError(f"files[{quote(path)}] must not be listed")
+        if len(self.ranks) != self.mapping.world_size:
+            raise ValueError(
+                f"ranks must have mapping.world_size = {self.mapping.world_size} elements, got {len(self.ranks)}"
+            )
+
+    def check_listed(self) -> None:
+        """Raise ValueError where a rank names a file that `files` lacks."""
+        for i, rank in enumerate(self.ranks):
+            for field, path in (("graph", rank.graph), ("weights", rank.weights)):
+                if path not in self.files:
+                    raise ValueError(f"ranks[{i}].{field} must be a path listed in files, got {quote(path)}")
+
+    def to_json(self) -> bytes:
+        """The bytes of engine.json: sorted members, so that equal manifests are equal bytes."""
+        document = {"format": ENGINE_FORMAT, **asdict(self)}
+        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return text.encode("utf-8") + b"\n"

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <bit>
+#include <limits>
+
+#include "plugins/cpu/bf16.h"
+#include "plugins/cpu/math.h"
+#include "plugins/paged_attention/cpu/attend_split.h"
+#include "plugins/paged_attention/cpu/kv_tile.h"
+
+namespace precast {
+namespace {
+
+// kv16.f32/1: K tile [D][16], V tile [16][D].
+struct F32Cache {
+  using Element = float;
+
+  static void score(const float* q, const float* k_tile, std::size_t head_dim, float* scores) noexcept {
+    for (std::size_t d = 0; d < head_dim; ++d) {
+      const float* const k = k_tile + d * tokens_per_tile;
+      for (std::size_t j = 0; j < tokens_per_tile; ++j) scores[j] += q[d] * k[j];
+    }
+  }
+
+  static void add_values(const float* e, const float* v_tile, std::size_t num_tokens, std::size_t head_dim,
+                         float* weighted) noexcept {
+    for (std::size_t j = 0; j < num_tokens; ++j) {
+      const float* const v = v_tile + j * head_dim;
+      for (std::size_t d = 0; d < head_dim; ++d) weighted[d] += e[j] * v[d];
+    }
+  }
+
+  static float round(float e) noexcept { return e; }
+};
+
+// kv16.bf16/1: K tile [D/2][16][2], V tile [8][D][2]. Of a pair the odd product is added first, as VDPBF16PS does.
+struct Bf16Cache {
+  using Element = Bf16;
+
+  static void score(const Bf16* q, const Bf16* k_tile, std::size_t head_dim, float* scores) noexcept {
+    for (std::size_t d = 0; d < head_dim; d += 2) {
+      const Bf16* const k = k_tile + d * tokens_per_tile;
+      const float even = to_float(q[d]);
+      const float odd = to_float(q[d + 1]);
+      for (std::size_t j = 0; j < tokens_per_tile; ++j) {
+        scores[j] = (scores[j] + odd * to_float(k[2 * j + 1])) + even * to_float(k[2 * j]);
+      }
+    }
+  }
+
+  static void add_values(const float* e, const Bf16* v_tile, std::size_t num_tokens, std::size_t head_dim,
+                         float* weighted) noexcept {
+    for (std::size_t j = 0; j + 1 < num_tokens; j += 2) {
+      const Bf16* const v = v_tile + j * head_dim;
+      for (std::size_t d = 0; d < head_dim; ++d) {
+        weighted[d] = (weighted[d] + e[j + 1] * to_float(v[2 * d + 1])) + e[j] * to_float(v[2 * d]);
+      }
+    }
+    if (num_tokens % 2 == 0) return;
+    const std::size_t last = num_tokens - 1;
+    const Bf16* const v = v_tile + last * head_dim;
+    for (std::size_t d = 0; d < head_dim; ++d) weighted[d] += e[last] * to_float(v[2 * d]);
+  }
+
+  static float round(float e) noexcept { return to_float(round_to_bf16(e)); }
+};
+
+// scores -> exp(scores - max), rounded as the cache is; lanes that the row does not see become 0.
+template <typename Cache>
+void softmax(float* scores, std::size_t num_visible, float& max, float& sum) noexcept {
+  const std::size_t end = (num_visible + tokens_per_tile - 1) / tokens_per_tile * tokens_per_tile;
+  std::fill(scores + num_visible, scores + end, -std::numeric_limits<float>::infinity());
+  max = *std::max_element(scores, scores + num_visible);
+  float partial[tokens_per_tile] = {};
+  for (std::size_t first = 0; first < end; first += tokens_per_tile) {
+    float* const e = scores + first;
+    for (std::size_t j = 0; j < tokens_per_tile; ++j) {
+      const float unrounded = math::exp(e[j] - max);
+      partial[j] += unrounded;
+      e[j] = Cache::round(unrounded);
+    }
+  }
+  for (std::size_t width = tokens_per_tile / 2; width > 0; width /= 2) {
+    for (std::size_t j = 0; j < width; ++j) partial[j] += partial[j + width];
+  }
+  sum = partial[0];
+}
+
+template <typename Cache>
+void attend_row(const AttendSplitArgs& args, std::size_t row) noexcept {
+  using Element = typename Cache::Element;
+  const std::size_t head_dim = args.head_dim;
+  const std::size_t num_visible = args.num_visible[row];
+  const auto* const q = static_cast<const Element*>(args.q) + row * head_dim;
+  float* const scores = args.scores + row * tokens_per_split;
+  float* const weighted = args.result.weighted + row * head_dim;
+  const auto tile = [&](std::size_t first) {
+    return reinterpret_cast<const Element*>(args.tiles[first / tokens_per_tile]);
+  };
+  for (std::size_t first = 0; first < num_visible; first += tokens_per_tile) {
+    float tile_scores[tokens_per_tile] = {};
+    Cache::score(q, tile(first), head_dim, tile_scores);
+    for (std::size_t j = 0; j < tokens_per_tile; ++j) scores[first + j] = args.scale * tile_scores[j];
+  }
+  softmax<Cache>(scores, num_visible, args.result.max[row], args.result.sum[row]);
+  std::fill(weighted, weighted + head_dim, 0.0f);
+  for (std::size_t first = 0; first < num_visible; first += tokens_per_tile) {
+    const std::size_t num_tokens = std::min(tokens_per_tile, num_visible - first);
+    Cache::add_values(scores + first, tile(first) + tokens_per_tile * head_dim, num_tokens, head_dim, weighted);
+  }
+}
+
+template <typename Cache>
+void attend_rows(const AttendSplitArgs& args) noexcept {
+  for (std::size_t row = 0; row < args.num_rows; ++row) attend_row<Cache>(args, row);
+}
+
+}  // namespace
+
+void attend_split_f32_portable(const AttendSplitArgs& args) noexcept { attend_rows<F32Cache>(args); }
+void attend_split_bf16_portable(const AttendSplitArgs& args) noexcept { attend_rows<Bf16Cache>(args); }
+
+AttendSplit attend_split_kernel([[maybe_unused]] KernelLevel level, KvLayout layout) noexcept {
+#ifdef PRECAST_X86
+  if (level == KernelLevel::avx512) {
+    return layout == KvLayout::f32 ? attend_split_f32_avx512 : attend_split_bf16_avx512;
+  }
+#endif
+  return layout == KvLayout::f32 ? attend_split_f32_portable : attend_split_bf16_portable;
+}
+
+}  // namespace precast

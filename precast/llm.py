@@ -1,0 +1,302 @@
+"""The front door: a checkpoint or an engine directory in, text out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from precast.checkpoints.engine_dir import copy_engine, is_engine_dir, read_manifest, verify_files
+from precast.generation import GeneratedRequest, make_requests
+from precast.inputs import PromptInput, is_single, to_prompts
+from precast.options import Options, check_backend, sort_options
+from precast.outputs import RequestOutput
+from precast.progress import RequestBar
+from precast.runtime import Engine, EngineOptions
+from precast.sampling_params import SamplingParams
+from precast.tokenizer import Tokenizer, read_generation_config
+
+logger = logging.getLogger("precast")
+
+# Distribution parameters of generation_config.json, and their names and neutral values here.
+_SAMPLING_DEFAULTS = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "max_new_tokens": "max_tokens",
+}
+_UNSUPPORTED_DEFAULTS = {"min_p": 0.0, "repetition_penalty": 1.0}
+
+
+class LLM:
+    """A language model that was built ahead of time, ready to generate.
+
+    Args:
+        model: an engine directory, which is loaded; or a Hugging Face checkpoint directory or hub id, which is
+            built first, into a temporary directory unless ``workspace`` names one. :meth:`save` keeps the engine.
+        tokenizer: a folder with another ``tokenizer.json``.
+        tokenizer_mode: "auto" only; there is one tokenizer library, the fast one.
+        skip_tokenizer_init: prompts are token ids and outputs have no text.
+        trust_remote_code: must stay False. No code of a checkpoint is ever run.
+        tensor_parallel_size: ranks to split the model over; 1.
+        dtype: of the weights in a build: "auto", "float32", "bfloat16", or "float16" (stored as bfloat16).
+        revision: of a hub id.
+        tokenizer_revision: of a hub id's tokenizer; must be ``revision`` or None.
+        backend: None or "onnxruntime".
+        **options: for building, ``kv_cache_dtype`` ("auto", "float32", "bfloat16") and ``tokens_per_block``.
+            For running, ``num_threads``, ``max_batch_size``, ``max_num_tokens``, ``kv_cache_bytes``; see
+            ``precast_engine_options_t`` in precast.h. For both, ``max_seq_len``. ``verify=True`` compares every
+            file of an engine with its hash before loading. vLLM's names ``max_num_seqs``,
+            ``max_num_batched_tokens``, ``kv_cache_memory_bytes`` and ``max_model_len`` are understood.
+
+    Raises:
+        ValueError: an argument that is unknown or cannot work, or a checkpoint that cannot be built.
+        EngineError, NativeError: an engine that cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        tokenizer: str | os.PathLike[str] | None = None,
+        tokenizer_mode: str = "auto",
+        skip_tokenizer_init: bool = False,
+        trust_remote_code: bool = False,
+        tensor_parallel_size: int = 1,
+        dtype: str = "auto",
+        revision: str | None = None,
+        tokenizer_revision: str | None = None,
+        backend: str | None = None,
+        **options: Any,
+    ) -> None:
+        sorted_options = sort_options(options)
+        _check_arguments(tokenizer_mode, trust_remote_code, tensor_parallel_size, revision, tokenizer_revision)
+        check_backend(backend)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._engine: Engine | None = None
+        if is_engine_dir(Path(model)):
+            _refuse_build_options(model, dtype, revision, sorted_options)
+            self.engine_dir = Path(model)
+        else:
+            self.engine_dir = self._build(model, dtype, revision, sorted_options)
+        try:
+            self._load(tokenizer, skip_tokenizer_init, sorted_options)
+        except BaseException:
+            self.shutdown()
+            raise
+
+    # ------------------------------------------------------------------------------------------------ generating
+
+    def generate(
+        self,
+        inputs: PromptInput | Sequence[PromptInput],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool | Callable[..., Any] = True,
+    ) -> RequestOutput | list[RequestOutput]:
+        """Continues prompts; all of them run side by side.
+
+        Args:
+            inputs: a text, token ids, {"prompt": text} or {"prompt_token_ids": ids}, or a list of these.
+            sampling_params: one for all, or one each. None: the checkpoint's generation_config.
+            use_tqdm: show a progress bar; or a callable that is used in place of ``tqdm.tqdm``.
+
+        Returns:
+            A RequestOutput for one prompt, a list in the order of the prompts for a list.
+
+        Raises:
+            ValueError: a prompt or a parameter that cannot work; nothing has run then.
+            NativeError: the engine failed a request; the others were cancelled.
+            RuntimeError: after :meth:`shutdown`.
+        """
+        requests = self._submit(inputs, sampling_params)
+        try:
+            with RequestBar(len(requests), use_tqdm) as bar:
+                for request in requests:
+                    for _ in request.stream():
+                        pass
+                    bar.request_done(request.output)
+        except BaseException:  # KeyboardInterrupt above all: what was submitted must not go on behind the caller's back
+            for request in requests:
+                request.cancel()
+            raise
+        outputs = [request.output for request in requests]
+        return outputs[0] if is_single(inputs) else outputs
+
+    def stream(self, inputs: PromptInput, sampling_params: SamplingParams | None = None) -> Iterator[RequestOutput]:
+        """Continues one prompt and gives its RequestOutput, the same object again and again, as tokens arrive.
+
+        Leaving the loop early cancels the request.
+        """
+        if not is_single(inputs):
+            raise ValueError("stream takes one prompt; use generate for several")
+        (request,) = self._submit(inputs, sampling_params)
+        try:
+            yield from request.stream()
+        finally:
+            request.cancel()
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """The sampling parameters that the checkpoint's generation_config.json asks for."""
+        return self._default_sampling
+
+    def _submit(
+        self,
+        inputs: PromptInput | Sequence[PromptInput],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+    ) -> list[GeneratedRequest]:
+        if self._engine is None:
+            raise RuntimeError("LLM is shutting down")
+        prompts = to_prompts(inputs)
+        params = _one_each(sampling_params or self._default_sampling, len(prompts))
+        requests = make_requests(
+            prompts, params, tokenizer=self._tokenizer, info=self._engine.info, first_id=self._next_request_id
+        )
+        self._next_request_id += len(requests)
+        handles = iter(self._engine.submit([native for request in requests for native in request.native_requests]))
+        for request in requests:
+            request.handles = [next(handles) for _ in request.native_requests]
+        return requests
+
+    # ----------------------------------------------------------------------------------- building, loading, keeping
+
+    def _build(self, model: str | os.PathLike[str], dtype: str, revision: str | None, options: Options) -> Path:
+        from precast.building import build
+
+        if options.workspace is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="precast-")
+        target = Path(options.workspace or self._temporary_name()) / "engine"
+        try:
+            build(
+                model,
+                target,
+                dtype=dtype,
+                max_seq_len=options.max_seq_len,
+                revision=revision,
+                overwrite=options.workspace is not None,
+                **options.build,
+            )
+        except BaseException:
+            self.shutdown()
+            raise
+        return target
+
+    def _temporary_name(self) -> str:
+        assert self._temporary is not None
+        return self._temporary.name
+
+    def _load(self, tokenizer: str | os.PathLike[str] | None, skip_tokenizer_init: bool, options: Options) -> None:
+        manifest = read_manifest(self.engine_dir)
+        if options.verify:
+            verify_files(self.engine_dir, manifest)
+        folder = Path(tokenizer) if tokenizer is not None else self.engine_dir / "tokenizer"
+        self._tokenizer = None if skip_tokenizer_init else Tokenizer(folder)
+        if self._tokenizer is not None:
+            # Reading a large vocabulary takes as long as everything else; the native load holds no interpreter lock.
+            threading.Thread(target=lambda t: t.backend, args=(self._tokenizer,), daemon=True).start()
+        self._default_sampling = _default_sampling(read_generation_config(self.engine_dir / "tokenizer"))
+        self._next_request_id = 0
+        self._engine = Engine(self.engine_dir, EngineOptions(max_seq_len=options.max_seq_len, **options.runtime))
+
+    def save(self, engine_dir: str | os.PathLike[str]) -> None:
+        """Writes everything that is needed to run, tokenizer and all, into one directory.
+
+        An engine that is there already is replaced at once when the new one is whole.
+
+        Raises:
+            EngineError: ``engine_dir`` holds something that is no engine, or the disk is full; nothing is left then.
+        """
+        copy_engine(self.engine_dir, Path(engine_dir))
+
+    def shutdown(self) -> None:
+        """Cancels what runs and releases the engine. Doing it again changes nothing."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.shutdown()
+        temporary, self._temporary = self._temporary, None
+        if temporary is not None:
+            temporary.cleanup()
+
+    # --------------------------------------------------------------------------------------------------- looking
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """None with ``skip_tokenizer_init``."""
+        return self._tokenizer
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What was loaded: see ``precast_engine_info``."""
+        if self._engine is None:
+            raise RuntimeError("LLM is shutting down")
+        return dict(self._engine.info)
+
+    def get_stats(self) -> dict[str, Any]:
+        """Counters of this moment: see ``precast_engine_stats``."""
+        if self._engine is None:
+            raise RuntimeError("LLM is shutting down")
+        return self._engine.stats()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.shutdown()
+
+    def __reduce__(self) -> str:
+        raise TypeError("an LLM holds a running engine and cannot be pickled; save it and load the directory instead")
+
+
+def _check_arguments(
+    tokenizer_mode: str,
+    trust_remote_code: bool,
+    tensor_parallel_size: int,
+    revision: str | None,
+    tokenizer_revision: str | None,
+) -> None:
+    if tokenizer_mode != "auto":
+        raise ValueError(f"tokenizer_mode must be 'auto', got {tokenizer_mode!r}")
+    if trust_remote_code:
+        raise ValueError("trust_remote_code must be False: Precast reads a checkpoint's data and never runs its code")
+    if tensor_parallel_size != 1:
+        raise ValueError(f"tensor_parallel_size must be 1 in this version, got {tensor_parallel_size}")
+    if tokenizer_revision not in (None, revision):
+        raise ValueError(f"tokenizer_revision must be revision ({revision!r}) or None, got {tokenizer_revision!r}")
+
+
+def _refuse_build_options(model: str | os.PathLike[str], dtype: str, revision: str | None, options: Options) -> None:
+    given = {**options.build, **({"dtype": dtype} if dtype != "auto" else {})}
+    given |= {"revision": revision} if revision is not None else {}
+    given |= {"workspace": options.workspace} if options.workspace is not None else {}
+    if given:
+        raise ValueError(
+            f"{model} is an engine, built already: {', '.join(sorted(given))} cannot change it. "
+            f"Build another one: precast build CHECKPOINT --output DIR "
+            + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in sorted(given.items()))
+        )
+
+
+def _one_each(params: SamplingParams | Sequence[SamplingParams], count: int) -> list[SamplingParams]:
+    if isinstance(params, SamplingParams):
+        return [params] * count
+    if len(params) != count:
+        raise ValueError(f"{len(params)} sampling_params for {count} prompts: give one for all, or one each")
+    return list(params)
+
+
+def _default_sampling(generation_config: dict[str, Any]) -> SamplingParams:
+    given = {
+        ours: generation_config[theirs]
+        for theirs, ours in _SAMPLING_DEFAULTS.items()
+        if generation_config.get(theirs) is not None
+    }
+    if given:
+        said = ", ".join(f"{name}={value}" for name, value in given.items())
+        logger.info("sampling defaults from the checkpoint's generation_config: %s", said)
+    for name, neutral in _UNSUPPORTED_DEFAULTS.items():
+        value = generation_config.get(name)
+        if value is not None and value != neutral:
+            logger.warning("generation_config asks for %s=%s, which this version does not apply", name, value)
+    return SamplingParams(**given)

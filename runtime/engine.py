@@ -1,0 +1,140 @@
+"""The native engine from Python: submit requests, read their events.
+
+One thread per engine waits inside the library, without the interpreter lock, and hands each event to the
+request it belongs to. So any number of Python threads may run requests on one engine.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from precast.runtime.errors import ErrorCode, NativeError
+from precast.runtime.native_engine import NativeEngine
+from precast.runtime.requests import EngineOptions, EngineRequest, Event, FinishedEvent, FinishReason
+
+
+class RequestHandle:
+    """A submitted request, and the place where its events arrive. One reader at a time."""
+
+    def __init__(self, native_engine: NativeEngine, request_id: int) -> None:
+        self.id = request_id
+        self._native = native_engine
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+    def get(self, timeout_s: float | None = None) -> Event:
+        """The next event.
+
+        Raises:
+            queue.Empty: none came within ``timeout_s``.
+        """
+        return self._events.get(timeout=timeout_s)
+
+    def events(self) -> Iterator[Event]:
+        """All events that are still to come, up to the FinishedEvent."""
+        while True:
+            event = self.get()
+            yield event
+            if isinstance(event, FinishedEvent):
+                return
+
+    def cancel(self) -> bool:
+        """Ends the request early; its FinishedEvent still comes. False: it has already ended."""
+        return self._native.cancel(self.id)
+
+
+class Engine:
+    """An engine directory, loaded.
+
+    Args:
+        path: the engine directory.
+        options: limits and threads.
+
+    Raises:
+        EngineLoadError: the directory is missing, damaged, or made for another runtime.
+        NativeError: ONNX Runtime's library is missing or refuses the graph, or memory is short.
+        FileNotFoundError: precast was installed without its native half.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], options: EngineOptions | None = None) -> None:
+        self._native = NativeEngine(Path(path), options or EngineOptions())
+        self._requests: dict[int, RequestHandle] = {}
+        self._lock = threading.Lock()
+        self._next_id = 1
+        self.info: dict[str, Any] = self._native.read_json("precast_engine_info")
+        # The thread must not refer to this object, or an engine that was only forgotten would never end.
+        self._dispatcher = threading.Thread(
+            target=_dispatch_events, args=(self._native, self._requests), name="precast-events", daemon=True
+        )
+        self._dispatcher.start()
+        self._finalizer = weakref.finalize(self, _end_engine, self._native, self._dispatcher)
+
+    def submit(self, requests: Sequence[EngineRequest]) -> list[RequestHandle]:
+        """Queues all requests or, when one is invalid, none.
+
+        Raises:
+            InvalidRequestError: what is wrong with which request.
+            ShutDownError: after :meth:`shutdown`.
+        """
+        with self._lock:
+            first_id = self._next_id
+            self._next_id += len(requests)
+        handles = [RequestHandle(self._native, first_id + i) for i in range(len(requests))]
+        self._requests.update((handle.id, handle) for handle in handles)
+        try:
+            self._native.submit(first_id, requests)
+        except BaseException:
+            for handle in handles:
+                self._requests.pop(handle.id, None)
+            raise
+        return handles
+
+    def stats(self) -> dict[str, Any]:
+        """Counters of this moment; see ``precast_engine_stats``.
+
+        Raises:
+            ShutDownError: after :meth:`shutdown`.
+        """
+        return self._native.read_json("precast_engine_stats")
+
+    def shutdown(self) -> None:
+        """Cancels what is unfinished and releases everything. Doing it again changes nothing."""
+        self._finalizer()
+
+    @property
+    def closed(self) -> bool:
+        return not self._finalizer.alive
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.shutdown()
+
+
+def _dispatch_events(engine: NativeEngine, requests: dict[int, RequestHandle]) -> None:
+    """The dispatcher's work: hands out events until the engine is shut down, then releases it."""
+    try:
+        for request_id, event in engine.wait():
+            if isinstance(event, FinishedEvent):
+                requests.pop(request_id)._events.put(event)
+            else:
+                requests[request_id]._events.put(event)
+    finally:
+        engine.release()
+        # Only a defect leaves requests here. Their readers must not wait for ever.
+        lost = NativeError(ErrorCode.INTERNAL, "the engine ended without finishing this request")
+        for handle in list(requests.values()):
+            handle._events.put(FinishedEvent(FinishReason.ERROR, None, 0, 0, 0, lost))
+
+
+def _end_engine(engine: NativeEngine, dispatcher: threading.Thread) -> None:
+    engine.shut_down()
+    # A forgotten engine may be collected in any thread, also in its own dispatcher.
+    if dispatcher is not threading.current_thread():
+        dispatcher.join()

@@ -1,0 +1,184 @@
+"""``precast.h`` in ctypes: the structs, the functions, and where the shared libraries lie.
+
+One library serves every Python version, since nothing is compiled against Python. Nothing here is public; use
+:class:`precast.runtime.Engine`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from pathlib import Path
+from typing import Any
+
+from precast.runtime.errors import make_error
+
+# The ABI that the structs below describe: the number in libprecast's soname.
+_LIBRARY_NAME = "libprecast.so.0"
+
+
+class EngineOptionsStruct(ctypes.Structure):
+    """``precast_engine_options_t``."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("onnxruntime_path", c_char_p),
+        ("num_threads", c_uint32),
+        ("max_batch_size", c_uint32),
+        ("max_num_tokens", c_uint32),
+        ("max_seq_len", c_uint32),
+        ("kv_cache_bytes", c_uint64),
+        ("kernel_level", c_char_p),
+    ]
+
+
+class SamplingStruct(ctypes.Structure):
+    """``precast_sampling_t``."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("max_tokens", c_uint32),
+        ("temperature", c_float),
+        ("top_k", c_uint32),
+        ("top_p", c_float),
+        ("seed", c_uint64),
+        ("stop_token_ids", POINTER(c_int32)),
+        ("num_stop_token_ids", c_size_t),
+        ("ignore_eos", c_uint32),
+    ]
+
+
+class RequestStruct(ctypes.Structure):
+    """``precast_request_t``."""
+
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("id", c_uint64),
+        ("prompt_token_ids", POINTER(c_int32)),
+        ("num_prompt_tokens", c_size_t),
+        ("sampling", POINTER(SamplingStruct)),
+    ]
+
+
+class EventStruct(ctypes.Structure):
+    """``precast_event_t``."""
+
+    _fields_ = [
+        ("request_id", c_uint64),
+        ("kind", c_uint32),
+        ("finish_reason", c_uint32),
+        ("token_id", c_int32),
+        ("stop_token_id", c_int32),
+        ("num_prompt_tokens", c_uint32),
+        ("num_output_tokens", c_uint32),
+        ("time_ns", c_int64),
+        ("error", c_void_p),
+    ]
+
+
+EVENT_TOKEN = 1
+EVENT_FINISHED = 2
+
+# name: (result, arguments). A result of c_void_p is a precast_error_t *, NULL for success.
+_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "precast_version": (c_uint32, []),
+    "precast_version_string": (c_char_p, []),
+    "precast_error_code": (c_int32, [c_void_p]),
+    "precast_error_message": (c_char_p, [c_void_p]),
+    "precast_error_delete": (None, [c_void_p]),
+    "precast_string_delete": (None, [c_void_p]),
+    "precast_engine_options_init": (None, [POINTER(EngineOptionsStruct), c_size_t]),
+    "precast_engine_new": (c_void_p, [c_char_p, POINTER(EngineOptionsStruct), POINTER(c_void_p)]),
+    "precast_engine_delete": (None, [c_void_p]),
+    "precast_engine_shutdown": (c_void_p, [c_void_p]),
+    "precast_engine_info": (c_void_p, [c_void_p, POINTER(c_void_p)]),
+    "precast_engine_stats": (c_void_p, [c_void_p, POINTER(c_void_p)]),
+    "precast_sampling_init": (None, [POINTER(SamplingStruct), c_size_t]),
+    "precast_request_init": (None, [POINTER(RequestStruct), c_size_t]),
+    "precast_engine_submit": (c_void_p, [c_void_p, POINTER(POINTER(RequestStruct)), c_size_t]),
+    "precast_engine_cancel": (c_void_p, [c_void_p, c_uint64, POINTER(c_uint32)]),
+    "precast_engine_wait": (
+        c_void_p,
+        [c_void_p, POINTER(EventStruct), c_size_t, c_size_t, c_int64, POINTER(c_size_t)],
+    ),
+}
+
+
+def library_path() -> Path:
+    """``libprecast``: where the variable PRECAST_LIBRARY says, else the one installed with this package.
+
+    An editable install has its Python files in the repository and its library in site-packages, so the whole
+    path of the package is searched.
+
+    Raises:
+        FileNotFoundError: the package was installed without its native half.
+    """
+    chosen = os.environ.get("PRECAST_LIBRARY")
+    if chosen:
+        return Path(chosen)
+    package = importlib.import_module("precast.runtime")
+    candidates = [Path(folder) / "lib" / _LIBRARY_NAME for folder in package.__path__]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"{_LIBRARY_NAME} is not in {' or '.join(str(path.parent) for path in candidates)}: "
+        "install precast with pip, which builds it, or set PRECAST_LIBRARY to its path"
+    )
+
+
+def onnxruntime_path() -> Path | None:
+    """The shared library inside the installed ``onnxruntime`` package, found without importing that package.
+
+    None where the package is not installed: the native library then looks along the loader's path.
+    """
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or spec.origin is None:
+        return None
+    found = sorted((Path(spec.origin).parent / "capi").glob("libonnxruntime.so*"))
+    return found[-1] if found else None
+
+
+@functools.cache
+def load_library() -> ctypes.CDLL:
+    """``libprecast``, opened once, with the types of its functions declared.
+
+    Raises:
+        FileNotFoundError: it is not installed.
+        OSError: it cannot be opened.
+    """
+    library = ctypes.CDLL(str(library_path()))
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = arguments
+    return library
+
+
+def take_error(library: ctypes.CDLL, error: int | None) -> Exception | None:
+    """The exception for a ``precast_error_t *``, which is released. None for NULL."""
+    if not error:
+        return None
+    try:
+        message: bytes = library.precast_error_message(error)
+        return make_error(library.precast_error_code(error), message.decode("utf-8", "replace"))
+    finally:
+        library.precast_error_delete(error)
+
+
+def check(library: ctypes.CDLL, error: int | None) -> None:
+    """Raises what ``error``, a ``precast_error_t *``, says; NULL says nothing."""
+    exception = take_error(library, error)
+    if exception is not None:
+        raise exception
+
+
+def take_string(library: ctypes.CDLL, pointer: c_void_p) -> str:
+    """The text of a string that the library gave to its caller; releases it."""
+    try:
+        return ctypes.string_at(pointer.value or 0).decode("utf-8")
+    finally:
+        library.precast_string_delete(pointer)

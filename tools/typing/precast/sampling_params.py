@@ -1,0 +1,1 @@
+../../../precast/sampling_params.py
