@@ -1,13 +1,14 @@
-"""Small steps towards files that survive a crash: named errors, synced files and directories, copies."""
+"""Small steps towards files that survive: errors that name them, room reserved, synced, copied, hashed."""
 
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+_CHUNK_BYTES = 4 << 20
 _NO_COPY_FILE_RANGE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
 
@@ -27,7 +28,10 @@ def reserve(file: BinaryIO, size_bytes: int) -> None:
     try:
         os.posix_fallocate(file.fileno(), 0, size_bytes)
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems that cannot reserve; writing still works
+        if error.errno not in (
+            errno.EOPNOTSUPP,
+            errno.EINVAL,
+        ):  # file systems that cannot reserve; writing still works
             raise
 
 
@@ -39,7 +43,7 @@ def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
 
 
 def copy_bytes(source: BinaryIO, target: BinaryIO, size_bytes: int) -> None:
-    """Copy a file's first `size_bytes`, inside the kernel where it can (on some file systems without copying a byte)."""
+    """Copy a file's first `size_bytes`, inside the kernel where it can: some file systems then share the blocks."""
     copied = 0
     while copied < size_bytes:
         try:
@@ -47,7 +51,7 @@ def copy_bytes(source: BinaryIO, target: BinaryIO, size_bytes: int) -> None:
         except OSError as error:
             if copied or error.errno not in _NO_COPY_FILE_RANGE:
                 raise
-            shutil.copyfileobj(source, target, 16 << 20)
+            shutil.copyfileobj(source, target, _CHUNK_BYTES)
             return
         if step == 0:
             return
@@ -74,3 +78,16 @@ def sync_directory(path: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def hash_file(path: Path, advance: Callable[[int], None] | None = None) -> str:
+    """SHA-256 of the file in hexadecimal. `advance` is told the size of every part read. Raises OSError."""
+    import hashlib  # loading an engine hashes nothing
+
+    digest = hashlib.sha256()
+    with os_errors_named(path), path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            if advance is not None:
+                advance(len(chunk))
+    return digest.hexdigest()

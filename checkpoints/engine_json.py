@@ -1,7 +1,7 @@
-"""A strict reader of JSON, for documents that come from files nobody vouches for: the Python twin of runtime/native/src/json.h.
+"""A strict reader of JSON, for files that nobody vouches for: the Python twin of runtime/native/src/json.h.
 
-Refused beyond RFC 8259's own rules: duplicate member names, NaN and infinities, integers outside int64, numbers that are
-infinite or vanish as a double, halves of surrogate pairs, more than 32 levels, more than 16 MiB.
+Refused beyond RFC 8259's own rules: duplicate member names, integers outside int64, numbers that are infinite or vanish
+as a double, halves of surrogate pairs, more than 32 levels, more than 16 MiB.
 """
 
 import json
@@ -24,7 +24,7 @@ class _RefusedError(ValueError):
 
 
 def parse_json(data: bytes, source: str) -> object:
-    """The value of one document, all of `data`. Raises CorruptEngineError; `source` names the document in the message."""
+    """The value of one document, all of `data`; `source` names it in messages. Raises CorruptEngineError."""
     if len(data) > MAX_JSON_BYTES:
         raise CorruptEngineError(f"{source}: {len(data)} bytes, the limit is {MAX_JSON_BYTES}")
     try:
@@ -130,8 +130,8 @@ class JsonCursor:
     def boolean(self) -> bool:
         return self._get(bool, "a boolean")
 
-    def fail(self, requirement: str) -> NoReturn:
-        raise CorruptEngineError(f"{self.source}: {self.path or 'the document'} must {requirement}")
+    def error(self, requirement: str) -> CorruptEngineError:
+        return CorruptEngineError(f"{self.source}: {self.path or 'the document'} must {requirement}")
 
     def create(self, make: Callable[..., T], **fields: object) -> T:
         """`make(**fields)`; its ValueError, "field must ...", becomes a complaint about this value's member."""
@@ -145,7 +145,7 @@ class JsonCursor:
         # bool is a subclass of int, in Python but not in JSON
         if isinstance(self.value, kind) and isinstance(self.value, bool) == (kind is bool):
             return self.value
-        self.fail(f"be {wanted}, got {_kind_of(self.value)}")
+        raise self.error(f"be {wanted}, got {_kind_of(self.value)}")
 
     def _member_path(self, name: str) -> str:
         if re.fullmatch(r"[A-Za-z0-9_]+", name) is None:

@@ -104,8 +104,7 @@ class Mapping:
         product = self.tensor_parallel_size * self.pipeline_parallel_size
         if self.world_size != product:
             raise ValueError(
-                "world_size must be tensor_parallel_size x pipeline_parallel_size = "
-                f"{product}, got {self.world_size}"
+                f"world_size must be tensor_parallel_size x pipeline_parallel_size = {product}, got {self.world_size}"
             )
 
 

@@ -32,7 +32,7 @@ class RuntimeSupport:
     max_world_size: int = 1
 
 
-ANY_RUNTIME = RuntimeSupport(supports=lambda name: True, max_world_size=1 << 31)
+ANY_RUNTIME = RuntimeSupport(supports=lambda _: True, max_world_size=1 << 31)
 """Refuses nothing that can be read: for inspecting, copying and verifying engines that this machine need not run."""
 
 
@@ -71,7 +71,7 @@ def _check_format(root: JsonCursor) -> None:
     value = root.at("format")
     engine_format = value.integer()
     if engine_format < 1:
-        value.fail(f"be at least 1, got {engine_format}")
+        raise value.error(f"be at least 1, got {engine_format}")
     if engine_format == ENGINE_FORMAT:
         return
     writer = root.find("precast_version")
@@ -87,7 +87,7 @@ def _read_name(value: JsonCursor) -> str:
     try:
         check_name(value.path, text)
     except ValueError as error:
-        value.fail(str(error).removeprefix(f"{value.path} must "))
+        raise value.error(str(error).removeprefix(f"{value.path} must ")) from error
     return text
 
 

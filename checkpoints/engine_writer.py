@@ -1,4 +1,4 @@
-"""Writes an engine directory: beside its place, engine.json last, synced, then renamed. docs/engine_format.md, "Writing".
+"""Writes an engine directory: beside its place, engine.json last, synced, then renamed.
 
     with EngineWriter("engine") as writer:
         with writer.open_weights("rank0/weights.bin", specs) as weights:
@@ -10,7 +10,6 @@ Leaving the block without a commit, by an exception or not, leaves nothing behin
 """
 
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -18,8 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from precast.checkpoints.durable_files import copy_bytes, os_errors_named, reserve, sync_directory, sync_file
-from precast.checkpoints.engine_dir import find_foreign_files, is_engine_dir
+from precast.checkpoints.durable_files import (
+    copy_bytes,
+    hash_file,
+    os_errors_named,
+    reserve,
+    sync_directory,
+    sync_file,
+)
+from precast.checkpoints.engine_dir import is_engine_dir, read_manifest
 from precast.checkpoints.engine_errors import EngineError, EngineExistsError, EngineIOError
 from precast.checkpoints.engine_manifest import (
     MANIFEST_NAME,
@@ -44,7 +50,7 @@ class EngineWriter:
     """
 
     def __init__(self, output_dir: str | os.PathLike[str], *, overwrite_engine: bool = False) -> None:
-        """Nothing is touched before the block is entered. `overwrite_engine` allows to replace an engine, and nothing else."""
+        """Touches nothing until the block is entered. `overwrite_engine` allows to replace an engine, nothing else."""
         self.output_dir = Path(output_dir)
         self._overwrite = overwrite_engine
         self._target = Path(os.path.realpath(output_dir))
@@ -95,27 +101,122 @@ class EngineWriter:
     def commit(self, manifest: EngineManifest) -> EngineManifest:
         """List, hash and sync every file below `path`, write engine.json, and give the directory its name.
 
-        `manifest.files` is replaced. Returns the manifest as written. Raises ValueError where the manifest and the files
+        `manifest.files` is replaced. Returns the manifest as written. Raises ValueError where manifest and files
         contradict each other, EngineExistsError, OSError.
         """
-        manifest = replace(manifest, files={path: self._hash(path) for path in self._list_files()})
+        manifest = replace(
+            manifest,
+            files={path: self._entry(path) for path in self._list_files() if path not in UNLISTED_NAMES},
+        )
         manifest.check_listed()
         self._check_layouts(manifest)
-        self.publish(manifest.to_json())
+        self.publish(manifest, manifest.to_json())
         return manifest
 
-    def publish(self, engine_json: bytes) -> None:
-        """The end of `commit`, for a directory whose engine.json is known. Raises EngineExistsError, OSError."""
-        synced = {path for path, weights in self._weights.items() if weights.entry is not None}
+    def publish(self, manifest: EngineManifest, engine_json: bytes) -> None:
+        """The second half of `commit`, for files that `manifest` lists already; `engine_json` is its text.
+
+        Raises EngineExistsError, OSError.
+        """
+        weights = {rank.weights for rank in manifest.ranks}
         for path in self._list_files():
-            (self.path / path).chmod(_FILE_MODE)
-            if path not in synced:
-                sync_file(self.path / path, drop_cache=path.endswith("weights.bin"))
+            self._seal(path, drop_cache=path in weights)
         (self.path / MANIFEST_NAME).write_bytes(engine_json)
-        (self.path / MANIFEST_NAME).chmod(_FILE_MODE)
-        sync_file(self.path / MANIFEST_NAME)
+        self._seal(MANIFEST_NAME)
         for directory, _, _ in os.walk(self.path):
             Path(directory).chmod(_DIRECTORY_MODE)
             sync_directory(Path(directory))
         self._rename()
+
+    def _check_target(self) -> bool:
+        """Whether there is an engine to be replaced. Raises EngineExistsError where the place is taken otherwise."""
+        if self._target.is_mount():
+            raise EngineExistsError(
+                f"{self.output_dir}: is a mount point, which no rename can replace: choose a directory below it"
+            )
+        if not self._target.exists() or (self._target.is_dir() and not any(self._target.iterdir())):
+            return False
+        if not is_engine_dir(self._target):
+            raise EngineExistsError(f"{self.output_dir}: exists and is not an engine: choose another directory")
+        if not self._overwrite:
+            raise EngineExistsError(
+                f"{self.output_dir}: holds an engine already: allow overwriting, or choose another directory"
+            )
+        try:
+            foreign = _find_foreign_files(self._target)
+        except EngineError as error:
+            raise EngineExistsError(
+                f"{self.output_dir}: cannot tell what replacing it would delete: {error}"
+            ) from error
+        if foreign:
+            raise EngineExistsError(
+                f"{self.output_dir}: holds files that its engine.json does not list ({', '.join(foreign[:3])}), and "
+                "replacing the engine would delete them: move them away first"
+            )
+        return True
+
+    def _new_file(self, path: str) -> Path:
+        if not is_path_inside(path) or path == MANIFEST_NAME:
+            raise ValueError(f"{path!r} must be a relative path inside the engine directory, and not its manifest")
+        target = self.path / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def _list_files(self) -> list[str]:
+        found = []
+        for directory, directories, names in os.walk(self.path):
+            for name in names + directories:
+                path = Path(directory, name)
+                if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                    raise ValueError(f"{path}: an engine holds regular files and directories only")
+            found += [Path(directory, name).relative_to(self.path).as_posix() for name in names]
+        return sorted(found)
+
+    def _entry(self, path: str) -> FileEntry:
+        if path in self._weights:
+            entry = self._weights[path].entry
+            if entry is None:
+                raise ValueError(f"{path!r} was opened and not finished")
+            return entry
+        return FileEntry((self.path / path).stat().st_size, hash_file(self.path / path))
+
+    def _check_layouts(self, manifest: EngineManifest) -> None:
+        used = {cache.layout for rank in manifest.ranks for cache in rank.kv_caches}
+        used |= {tensor.spec.layout for weights in self._weights.values() for tensor in weights.index.tensors}
+        missing = sorted(used - {PLAIN_LAYOUT, *manifest.requires})
+        if missing:
+            raise ValueError(f"requires must name every layout that the engine uses, {', '.join(missing)} is missing")
+
+    def _seal(self, path: str, *, drop_cache: bool = False) -> None:
+        (self.path / path).chmod(_FILE_MODE)
+        sync_file(self.path / path, drop_cache=drop_cache)
+
+    def _rename(self) -> None:
+        replaces = self._check_target()  # again: hours may have passed
+        self._staging.publish(replace=replaces)
         self._committed = True
+
+    def _is_ours(self, error: OSError) -> bool:
+        if error.filename is None:
+            return error.errno in _NO_SPACE
+        path = Path(os.fsdecode(error.filename))
+        return path.is_relative_to(self.path) or path == self._target.parent
+
+    def _io_error(self, error: OSError) -> EngineIOError:
+        """`error` under the name that the file would have had. Called after everything was deleted."""
+        path = Path(os.fsdecode(error.filename or self.path))
+        if path.is_relative_to(self.path):
+            path = self.output_dir / path.relative_to(self.path)
+        message = f"{path}: cannot be written: {error.strerror}"
+        if error.errno in _NO_SPACE:
+            existing = next(parent for parent in self._target.parents if parent.exists())
+            free = shutil.disk_usage(existing).free
+            message += f"; {free} bytes are free there after cleaning up: free more space or choose another directory"
+        return EngineIOError(message)
+
+
+def _find_foreign_files(engine_dir: Path) -> list[str]:
+    """Files in an engine directory that its manifest does not list."""
+    known = {*read_manifest(engine_dir).files, *UNLISTED_NAMES}
+    found = (path for path in engine_dir.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted({path.relative_to(engine_dir).as_posix() for path in found} - known)

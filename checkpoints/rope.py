@@ -166,7 +166,8 @@ def _yarn(powers: NDArray[np.float32], rope: RopeConfig, scaling: YarnScaling) -
     ramp = np.clip((pairs - np.float32(start)) / np.float32(end - start), np.float32(0), one)
     kept: NDArray[np.float32] = one - ramp
     interpolated: NDArray[np.float32] = one / (np.float32(scaling.factor) * powers)
-    return interpolated * (one - kept) + (one / powers) * kept
+    frequencies: NDArray[np.float32] = interpolated * (one - kept) + (one / powers) * kept
+    return frequencies
 
 
 def _yarn_pair(rotations: float, rope: RopeConfig, scaling: YarnScaling) -> float:

@@ -1,7 +1,7 @@
 """A directory that appears under its name complete, or not at all.
 
-    parent/.name.partial-XXXXXXXX    being written; locked while its writer lives
-    parent/name                      appears by one rename, or trades places with its predecessor in one step
+parent/.name.partial-XXXXXXXX    being written; locked while its writer lives
+parent/name                      appears by one rename, or trades places with its predecessor in one step
 """
 
 import ctypes
@@ -94,10 +94,10 @@ def exchange(a: Path, b: Path) -> None:
     """Let two paths trade places in one step (Linux's renameat2 with RENAME_EXCHANGE). Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "renameat2"):
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(b))
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(a))
     if libc.renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), ctypes.c_uint(_RENAME_EXCHANGE)) != 0:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(b))
+        raise OSError(number, os.strerror(number), str(a))
 
 
 def _make_parents(directory: Path) -> list[Path]:

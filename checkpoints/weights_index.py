@@ -52,7 +52,10 @@ class TensorSpec:
     """"plain", or the id of a weight layout, e.g. "x16k2.bf16/1"."""
 
     def __post_init__(self) -> None:
-        for field, text, limit in (("name", self.name, MAX_NAME_BYTES), ("layout", self.layout, MAX_ID_BYTES)):
+        for field, text, limit in (
+            ("name", self.name, MAX_NAME_BYTES),
+            ("layout", self.layout, MAX_ID_BYTES),
+        ):
             if not all("!" <= character <= "~" for character in text):
                 raise ValueError(f"{field} must be printable ASCII without spaces, got {quote(text)}")
             if not 1 <= len(text) <= limit:
@@ -125,7 +128,13 @@ def encode_index(index: WeightsIndex) -> bytes:
     """The file's first bytes: header and index."""
     records = b"".join(_encode_record(tensor) for tensor in index.tensors)
     header = HEADER.pack(
-        MAGIC, WEIGHTS_VERSION, len(index.tensors), len(records), index.data_offset, index.file_size, zlib.crc32(records)
+        MAGIC,
+        WEIGHTS_VERSION,
+        len(index.tensors),
+        len(records),
+        index.data_offset,
+        index.file_size,
+        zlib.crc32(records),
     )
     return header + struct.pack("<I", zlib.crc32(header)) + records
 

@@ -1,10 +1,9 @@
-"""Reads the header and the index of a weights.bin, with the checks and the words of runtime/native/src/weights_index.cpp."""
+"""Reads the index of a weights.bin, with the checks and the words of runtime/native/src/weights_index.cpp."""
 
 import os
 import struct
 import zlib
 from pathlib import Path
-from typing import NoReturn
 
 from precast.checkpoints.engine_errors import CorruptEngineError, EngineIOError, UnsupportedEngineError, quote
 from precast.checkpoints.weights_index import (
@@ -26,6 +25,13 @@ from precast.checkpoints.weights_index import (
     round_up,
 )
 
+_COUNT_LIMITS = (
+    ("name_len", 1, MAX_NAME_BYTES),
+    ("dtype_len", 1, MAX_ID_BYTES),
+    ("layout_len", 1, MAX_ID_BYTES),
+    ("rank", 0, MAX_RANK),
+)
+
 
 def read_weights_index(path: str | os.PathLike[str]) -> WeightsIndex:
     """Read and check the header and the index; the tensors' own bytes are not read.
@@ -36,7 +42,9 @@ def read_weights_index(path: str | os.PathLike[str]) -> WeightsIndex:
     try:
         with Path(path).open("rb") as file:
             file_size = os.fstat(file.fileno()).st_size
-            tensor_count, index_size, data_offset, index_crc32 = _read_header(file.read(HEADER_BYTES), file_size, source)
+            tensor_count, index_size, data_offset, index_crc32 = _read_header(
+                file.read(HEADER_BYTES), file_size, source
+            )
             index = file.read(index_size)
     except OSError as error:
         raise EngineIOError(f"{source}: cannot read it: {error.strerror}") from error
@@ -101,28 +109,30 @@ class _IndexReader:
         for self._number in range(tensor_count):
             tensor = self._read_record()
             if tensor.spec.name in names:
-                self._fail(f"tensor {quote(tensor.spec.name)} is in the index twice")
+                raise self._error(f"tensor {quote(tensor.spec.name)} is in the index twice")
             names.add(tensor.spec.name)
             tensors.append(tensor)
         if self._position != len(self._index):
-            self._fail(f"the index is {len(self._index)} bytes, its {tensor_count} records end after {self._position}")
+            raise self._error(
+                f"the index is {len(self._index)} bytes, its {tensor_count} records end after {self._position}"
+            )
         return tuple(tensors)
 
-    def _fail(self, complaint: str) -> NoReturn:
-        raise CorruptEngineError(f"{self._source}: {complaint}")
+    def _error(self, complaint: str) -> CorruptEngineError:
+        return CorruptEngineError(f"{self._source}: {complaint}")
 
-    def _fail_record(self, complaint: str) -> NoReturn:
-        self._fail(f"record {self._number} of the index: {complaint}")
+    def _record_error(self, complaint: str) -> CorruptEngineError:
+        return self._error(f"record {self._number} of the index: {complaint}")
 
     def _need(self, size_bytes: int) -> None:
         left = len(self._index) - self._position
         if size_bytes > left:
-            self._fail_record(f"needs {size_bytes} bytes, the index has {left} left")
+            raise self._record_error(f"needs {size_bytes} bytes, the index has {left} left")
 
     def _read_record(self) -> TensorEntry:
         self._need(RECORD.size)
         *text_lengths, rank = RECORD.unpack_from(self._index, self._position)
-        self._check_counts(*text_lengths, rank)
+        self._check_counts([*text_lengths, rank])
         place_at = self._position + RECORD.size + 8 * rank
         record_bytes = round_up(RECORD.size + 8 * rank + PLACE.size + sum(text_lengths), 8)
         self._need(record_bytes)
@@ -135,15 +145,10 @@ class _IndexReader:
         self._data_end = tensor.end
         return tensor
 
-    def _check_counts(self, name_len: int, dtype_len: int, layout_len: int, rank: int) -> None:
-        for field, value, minimum, maximum in (
-            ("name_len", name_len, 1, MAX_NAME_BYTES),
-            ("dtype_len", dtype_len, 1, MAX_ID_BYTES),
-            ("layout_len", layout_len, 1, MAX_ID_BYTES),
-            ("rank", rank, 0, MAX_RANK),
-        ):
+    def _check_counts(self, counts: list[int]) -> None:
+        for value, (field, minimum, maximum) in zip(counts, _COUNT_LIMITS, strict=True):
             if not minimum <= value <= maximum:
-                self._fail_record(f"{field} must be from {minimum} to {maximum}, got {value}")
+                raise self._record_error(f"{field} must be from {minimum} to {maximum}, got {value}")
 
     def _read_spec(self, start: int, text_lengths: list[int], shape: tuple[int, ...]) -> TensorSpec:
         texts = []
@@ -154,22 +159,24 @@ class _IndexReader:
         try:
             return TensorSpec(name, dtype, shape, layout)
         except ValueError as error:
-            complaint = str(error)
-        if complaint.startswith("tensor "):
-            self._fail(complaint)
-        self._fail_record(complaint)
+            raise self._record_error(str(error)) from error
 
     def _check_place(self, tensor: TensorEntry, size_bytes: int) -> None:
         name, offset = quote(tensor.spec.name), tensor.offset
         if tensor.spec.size_bytes != size_bytes:
-            self._fail(f"tensor {name}: its shape needs {tensor.spec.size_bytes} bytes, its size is {size_bytes}")
+            raise self._record_error(
+                f"tensor {name}: its shape needs {tensor.spec.size_bytes} bytes, its size is {size_bytes}"
+            )
         if offset % TENSOR_ALIGNMENT:
-            self._fail(f"tensor {name}: its offset must be a multiple of {TENSOR_ALIGNMENT}, got {offset}")
+            raise self._record_error(
+                f"tensor {name}: its offset must be a multiple of {TENSOR_ALIGNMENT}, got {offset}"
+            )
         if offset < self._data_end:
-            self._fail(
-                f"tensor {name}: its offset must be at least {self._data_end}, where the bytes before it end, got {offset}"
+            raise self._record_error(
+                f"tensor {name}: its offset must be at least {self._data_end}, where the bytes "
+                f"before it end, got {offset}"
             )
         if tensor.end > self._file_size:
-            self._fail(
+            raise self._record_error(
                 f"tensor {name}: its {size_bytes} bytes at offset {offset} end behind the file's {self._file_size}"
             )

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from precast.checkpoints.durable_files import os_errors_named, reserve, sync_file, write_all
+from precast.checkpoints.durable_files import os_errors_named, reserve, write_all
 from precast.checkpoints.engine_manifest import FileEntry
 from precast.checkpoints.weights_index import TensorSpec, encode_index, plan_index
 
@@ -55,22 +55,24 @@ class WeightsWriter:
             expected = repr(self._remaining[-1].spec.name) if self._remaining else "none"
             raise ValueError(f"tensors are written in the order of their specs: expected {expected}, got {name!r}")
         tensor = self._remaining[-1]
-        if (array.dtype.name, array.shape) != (tensor.spec.dtype, tensor.spec.shape) or not array.dtype.isnative:
+        if (array.dtype.name, array.shape) != (
+            tensor.spec.dtype,
+            tensor.spec.shape,
+        ) or not array.dtype.isnative:
             expected = f"{tensor.spec.dtype}{list(tensor.spec.shape)}"
             raise ValueError(f"tensor {name!r} must be {expected}, got {array.dtype}{list(array.shape)}")
         self._pad(tensor.offset)
-        octets = memoryview(array.reshape(-1).view("uint8"))
+        octets = array.reshape(-1).view("uint8").data
         for start in range(0, len(octets), _CHUNK_BYTES):
             self._append(octets[start : start + _CHUNK_BYTES])
         self._remaining.pop()
 
     def finish(self) -> FileEntry:
-        """Sync the complete file to the disk and close it. Raises ValueError where a tensor was not written, OSError."""
+        """Close the complete file. Raises ValueError where a tensor was not written, OSError."""
         if self._remaining:
             raise ValueError(f"{self.path}: tensor {self._remaining[-1].spec.name!r} was not written")
         self._pad(self.index.file_size)
         self._file.close()
-        sync_file(self.path, drop_cache=True)
         self.entry = FileEntry(self._position, self._hash.hexdigest())
         return self.entry
 

@@ -2,6 +2,7 @@
 
 from precast.runtime.engine import Engine, RequestHandle
 from precast.runtime.errors import EngineLoadError, ErrorCode, InvalidRequestError, NativeError, ShutDownError
+from precast.runtime.model import Model
 from precast.runtime.requests import (
     EngineOptions,
     EngineRequest,
@@ -21,6 +22,7 @@ __all__ = [
     "FinishReason",
     "FinishedEvent",
     "InvalidRequestError",
+    "Model",
     "NativeError",
     "RequestHandle",
     "ShutDownError",

@@ -92,7 +92,8 @@ class NativeEngine:
         native.check(self._library, error)
 
 
-def _new_engine(library: ctypes.CDLL, path: Path, options: EngineOptions) -> ctypes.c_void_p:
+def options_struct(library: ctypes.CDLL, options: EngineOptions) -> native.EngineOptionsStruct:
+    """``precast_engine_options_t``, with ONNX Runtime's library found where Python has installed it."""
     struct = native.EngineOptionsStruct()
     library.precast_engine_options_init(ctypes.byref(struct), ctypes.sizeof(struct))
     for name in ("num_threads", "max_batch_size", "max_num_tokens", "max_seq_len", "kv_cache_bytes"):
@@ -102,9 +103,13 @@ def _new_engine(library: ctypes.CDLL, path: Path, options: EngineOptions) -> cty
     chosen = options.onnxruntime_path or os.environ.get("PRECAST_ONNXRUNTIME") or native.onnxruntime_path()
     struct.onnxruntime_path = os.fsencode(chosen) if chosen else None
     struct.kernel_level = options.kernel_level.encode() if options.kernel_level else None
+    return struct
+
+
+def _new_engine(library: ctypes.CDLL, path: Path, options: EngineOptions) -> ctypes.c_void_p:
+    struct = options_struct(library, options)
     handle = ctypes.c_void_p()
-    error = library.precast_engine_new(os.fsencode(path), ctypes.byref(struct), ctypes.byref(handle))
-    native.check(library, error)
+    native.check(library, library.precast_engine_new(os.fsencode(path), ctypes.byref(struct), ctypes.byref(handle)))
     return handle
 
 

@@ -30,7 +30,8 @@ inline constexpr std::size_t tiles_per_split = tokens_per_split / tokens_per_til
 }
 
 // The absolute position of a sequence's first row of this step.
-[[maybe_unused]] static inline std::size_t first_position(const PagedAttentionArgs& args, std::size_t sequence) noexcept {
+[[maybe_unused]] static inline std::size_t first_position(const PagedAttentionArgs& args,
+                                                          std::size_t sequence) noexcept {
   return static_cast<std::size_t>(args.context_lengths[sequence] -
                                   (args.query_starts[sequence + 1] - args.query_starts[sequence]));
 }

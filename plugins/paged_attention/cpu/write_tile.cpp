@@ -99,7 +99,9 @@ void write_keys_and_values(const PagedAttentionArgs& args, const TileRows& rows,
     rotate_head(key, head_dim, rotation, [&](std::size_t d, float rotated) {
       k_tile[k_index<Element>(d, lane)] = round_to<Element>(rotated);
     });
-    for (std::size_t d = 0; d < head_dim; ++d) v_tile[v_index<Element>(d, lane, head_dim)] = round_to<Element>(value[d]);
+    for (std::size_t d = 0; d < head_dim; ++d) {
+      v_tile[v_index<Element>(d, lane, head_dim)] = round_to<Element>(value[d]);
+    }
   }
 }
 

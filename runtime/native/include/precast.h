@@ -234,6 +234,26 @@ typedef struct precast_event {
 PRECAST_API precast_error_t *precast_engine_wait(const precast_engine_t *engine, precast_event_t *events,
                                                  size_t event_size, size_t capacity, int64_t timeout_ns, size_t *count);
 
+/* -------------------------------------------------------------------- model */
+
+/* The forward pass alone, for checking an engine against a reference: no batching, no sampling, no thread. */
+typedef struct precast_model precast_model_t;
+
+/* Loads the engine directory `path`. Of `options`, which may be NULL, max_batch_size counts for nothing. On success the
+ * caller owns `*model`. */
+PRECAST_API precast_error_t *precast_model_new(const char *path, const precast_engine_options_t *options,
+                                               precast_model_t **model);
+
+PRECAST_API void precast_model_delete(precast_model_t *model);
+
+/* What was loaded, as precast_engine_info gives it. The caller owns `*json`. */
+PRECAST_API precast_error_t *precast_model_info(const precast_model_t *model, char **json);
+
+/* Computes the logits after each of `num_tokens` token ids, max_num_tokens at a time, and writes them to `logits`, which
+ * has room for num_logits = num_tokens * vocab_size floats, row by row. At most max_seq_len tokens. */
+PRECAST_API precast_error_t *precast_model_logits(precast_model_t *model, const int32_t *token_ids, size_t num_tokens,
+                                                  float *logits, size_t num_logits);
+
 #ifdef __cplusplus
 }
 #endif

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "runtime/native/src/engine.h"
+#include "runtime/native/src/model.h"
 
 namespace precast {
 
@@ -28,5 +29,13 @@ struct LoadedEngine {
 /// Reads the manifest, sizes the KV pool, maps the weights, opens ONNX Runtime and starts the engine.
 /// Throws Error.
 LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOptions& options);
+
+struct LoadedModel {
+  std::unique_ptr<Model> model;
+  std::string info_json;
+};
+
+/// The same for the forward pass alone, with a pool for one sequence. Throws Error.
+LoadedModel load_model(const std::filesystem::path& directory, const EngineOptions& options);
 
 }  // namespace precast

@@ -82,7 +82,7 @@ class IndexReader {
 
   template <typename... Parts>
   [[noreturn]] void fail(const TensorEntry& tensor, const Parts&... complaint) const {
-    corrupt(source_, "tensor ", quote(tensor.name), ": ", complaint...);
+    fail_record("tensor ", quote(tensor.name), ": ", complaint...);
   }
 
   void need(std::size_t bytes) const {

@@ -2,21 +2,25 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-#include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "runtime/native/src/c_api/error.h"
+#include "runtime/native/src/c_api/options.h"
 #include "runtime/native/src/c_api/structs.h"
+#include "runtime/native/src/c_api/values.h"
 #include "runtime/native/src/engine_loader.h"
 #include "runtime/native/src/json_writer.h"
-#include "runtime/native/src/version.h"
 
 using precast::concat;
 using precast::Error;
 using precast::ErrorCode;
 using precast::guarded;
+using precast::new_string;
+using precast::require;
+using precast::require_own_process;
 
 struct precast_engine {
   precast::LoadedEngine loaded;
@@ -25,32 +29,10 @@ struct precast_engine {
 
 namespace {
 
-void require(bool condition, const char* what) {
-  if (!condition) throw Error(ErrorCode::invalid_argument, what);
-}
-
 precast::Engine& engine_of(const precast_engine_t* handle) {
   require(handle != nullptr, "engine is NULL");
-  if (handle->pid != getpid()) {
-    throw Error(ErrorCode::forked, concat("this engine belongs to process ", handle->pid, ", and this is its fork ", getpid(),
-                                          ": load the engine again in this process"));
-  }
+  require_own_process(handle->pid);
   return *handle->loaded.engine;
-}
-
-char* new_string(const std::string& text) {
-  char* copy = static_cast<char*>(std::malloc(text.size() + 1));
-  if (copy == nullptr) throw std::bad_alloc();
-  std::memcpy(copy, text.c_str(), text.size() + 1);
-  return copy;
-}
-
-precast_engine_options_t default_options() {
-  precast_engine_options_t options{};
-  options.struct_size = sizeof options;
-  options.max_batch_size = 64;
-  options.max_num_tokens = 2048;
-  return options;
 }
 
 precast_sampling_t default_sampling() {
@@ -66,21 +48,6 @@ precast_request_t default_request() {
   precast_request_t request{};
   request.struct_size = sizeof request;
   return request;
-}
-
-precast::EngineOptions to_options(const precast_engine_options_t* from) {
-  precast_engine_options_t options = default_options();
-  precast::read_struct(from, "precast_engine_options_t", options);
-  const precast_engine_options_t defaults = default_options();
-  precast::EngineOptions to;
-  if (options.onnxruntime_path != nullptr) to.onnxruntime_path = options.onnxruntime_path;
-  if (options.kernel_level != nullptr) to.kernel_level = options.kernel_level;
-  to.num_threads = options.num_threads;
-  to.max_batch_size = options.max_batch_size != 0 ? options.max_batch_size : defaults.max_batch_size;
-  to.max_num_tokens = options.max_num_tokens != 0 ? options.max_num_tokens : defaults.max_num_tokens;
-  to.max_seq_len = options.max_seq_len;
-  to.kv_cache_bytes = options.kv_cache_bytes;
-  return to;
 }
 
 // A field that holds more than int32 can is caught here, where its name is still known.
@@ -144,16 +111,6 @@ std::string to_json(const precast::EngineStats& stats) {
 
 }  // namespace
 
-uint32_t precast_version(void) { return PRECAST_VERSION; }
-
-const char* precast_version_string(void) { return precast::version(); }
-
-void precast_string_delete(char* string) { std::free(string); }
-
-void precast_engine_options_init(precast_engine_options_t* options, size_t struct_size) {
-  precast::write_struct(default_options(), options, struct_size);
-}
-
 void precast_sampling_init(precast_sampling_t* sampling, size_t struct_size) {
   precast::write_struct(default_sampling(), sampling, struct_size);
 }
@@ -167,7 +124,7 @@ precast_error_t* precast_engine_new(const char* path, const precast_engine_optio
     require(path != nullptr, "path is NULL");
     require(engine != nullptr, "engine is NULL");
     auto handle = std::make_unique<precast_engine>();
-    handle->loaded = precast::load_engine(path, to_options(options));
+    handle->loaded = precast::load_engine(path, precast::to_options(options));
     *engine = handle.release();
   });
 }

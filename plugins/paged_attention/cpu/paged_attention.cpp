@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "plugins/paged_attention/cpu/paged_attention.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "plugins/paged_attention/cpu/attend_split.h"
+#include "plugins/paged_attention/cpu/attention_plan.h"
+#include "plugins/paged_attention/cpu/kv_tile.h"
+#include "plugins/paged_attention/cpu/merge_splits.h"
+#include "plugins/paged_attention/cpu/write_tile.h"
+
+namespace precast {
+namespace {
+
+// Less work than this is done sooner than other threads have started on it.
+constexpr std::size_t elements_per_write_task = 16 * 1024;
+constexpr std::size_t min_cost_for_threads = 4 * 1024;  // tokens x rows, see AttentionPlan
+
+// What one worker needs besides the arguments, for one block at a time.
+struct Workspace {
+  const std::byte* tiles[tiles_per_split];
+  std::size_t* num_visible;  // [max_rows]
+  float* scores;             // [max_rows, 512]
+  SplitResult split;         // of max_rows rows
+  RowState* states;          // [max_rows]
+};
+
+Workspace take_workspace(std::size_t max_rows, std::size_t head_dim, Scratch& scratch) {
+  Workspace workspace{.tiles = {},
+                      .num_visible = scratch.take<std::size_t>(max_rows),
+                      .scores = scratch.take<float>(max_rows * tokens_per_split),
+                      .split = {.max = scratch.take<float>(max_rows),
+                                .sum = scratch.take<float>(max_rows),
+                                .weighted = scratch.take<float>(max_rows * head_dim)},
+                      .states = scratch.take<RowState>(max_rows)};
+  float* const weighted = scratch.take<float>(max_rows * head_dim);
+  for (std::size_t r = 0; r < max_rows; ++r) workspace.states[r].weighted = weighted + r * head_dim;
+  return workspace;
+}
+
+// Phase 2 of one call. Its tasks may run at the same time, each with a workspace of its own.
+class Attention {
+ public:
+  Attention(const PagedAttentionArgs& args, AttendSplit attend_split, const std::byte* q) noexcept
+      : args_(args), shape_(args.shape), attend_split_(attend_split), q_(q) {}
+
+  // Attends to the splits of a task, and finishes the rows unless other tasks have splits of the same block.
+  void run(const AttendTask& task, Workspace& workspace) const noexcept {
+    const QueryBlock& block = *task.block;
+    if (block.partials != nullptr) {
+      for (std::size_t split = task.first_split; split < task.end_split; ++split) {
+        attend(block, split, workspace, partial_result(block, shape_, split));
+      }
+      return;
+    }
+    start_rows(block, workspace);
+    for (std::size_t split = 0; split < block.num_splits; ++split) {
+      attend(block, split, workspace, workspace.split);
+      merge_rows(block, split, workspace.split, workspace);
+    }
+    finish_rows(block, workspace);
+  }
+
+  // Merges what the tasks of a divided block left.
+  void merge_partials(const QueryBlock& block, Workspace& workspace) const noexcept {
+    start_rows(block, workspace);
+    for (std::size_t split = 0; split < block.num_splits; ++split) {
+      merge_rows(block, split, partial_result(block, shape_, split), workspace);
+    }
+    finish_rows(block, workspace);
+  }
+
+ private:
+  std::size_t num_rows(const QueryBlock& block) const noexcept { return block.num_tokens * shape_.queries_per_kv(); }
+
+  // The first row that sees anything of the split: tokens before the split do not.
+  std::size_t first_row(const QueryBlock& block, std::size_t split) const noexcept {
+    const std::size_t split_start = split * tokens_per_split;
+    return split_start <= block.position ? 0 : (split_start - block.position) * shape_.queries_per_kv();
+  }
+
+  // Row r's result goes to index r - first_row(block, split).
+  void attend(const QueryBlock& block, std::size_t split, Workspace& workspace,
+              const SplitResult& result) const noexcept {
+    const std::size_t group = shape_.queries_per_kv();
+    const std::size_t split_start = split * tokens_per_split;
+    const std::size_t first = first_row(block, split);
+    const std::size_t rows = num_rows(block) - first;
+    for (std::size_t r = 0; r < rows; ++r) {
+      const std::size_t position = block.position + (first + r) / group;
+      workspace.num_visible[r] = std::min(tokens_per_split, position + 1 - split_start);
+    }
+    for (std::size_t j = 0; j < workspace.num_visible[rows - 1]; j += tokens_per_tile) {
+      workspace.tiles[j / tokens_per_tile] = find_tile(args_, block.sequence, block.kv_head, split_start + j);
+    }
+    const std::size_t q_row = (block.kv_head * args_.num_tokens + block.first_token) * group + first;
+    attend_split_({.head_dim = shape_.head_dim,
+                   .scale = shape_.scale,
+                   .num_rows = rows,
+                   .q = q_ + q_row * shape_.head_dim * shape_.element_bytes(),
+                   .num_visible = workspace.num_visible,
+                   .tiles = workspace.tiles,
+                   .scores = workspace.scores,
+                   .result = result});
+  }
+
+  void start_rows(const QueryBlock& block, Workspace& workspace) const noexcept {
+    for (std::size_t r = 0; r < num_rows(block); ++r) start(workspace.states[r], shape_.head_dim);
+  }
+
+  void merge_rows(const QueryBlock& block, std::size_t split, const SplitResult& result,
+                  Workspace& workspace) const noexcept {
+    const std::size_t first = first_row(block, split);
+    for (std::size_t r = first; r < num_rows(block); ++r) {
+      const std::size_t i = r - first;
+      merge(workspace.states[r], result.max[i], result.sum[i], result.weighted + i * shape_.head_dim, shape_.head_dim);
+    }
+  }
+
+  void finish_rows(const QueryBlock& block, const Workspace& workspace) const noexcept {
+    const std::size_t group = shape_.queries_per_kv();
+    for (std::size_t r = 0; r < num_rows(block); ++r) {
+      const std::size_t token = block.first_token + r / group;
+      const std::size_t head = block.kv_head * group + r % group;
+      finish(workspace.states[r], args_.output + (token * shape_.num_heads + head) * shape_.head_dim, shape_.head_dim);
+    }
+  }
+
+  const PagedAttentionArgs& args_;
+  const PagedAttentionShape& shape_;
+  AttendSplit attend_split_;
+  const std::byte* q_;
+};
+
+// Phase 1.
+void write_step(const PagedAttentionArgs& args, const TileRowsList& tiles, const RotatedQueries& queries,
+                const ParallelFor& parallel_for) {
+  const std::size_t num_elements = args.num_tokens * args.shape.qkv_features();
+  const std::size_t num_tasks = std::clamp<std::size_t>(num_elements / elements_per_write_task, 1, tiles.count);
+  parallel_for(num_tasks, [&](std::size_t task) {
+    const std::size_t end = (task + 1) * tiles.count / num_tasks;
+    for (std::size_t i = task * tiles.count / num_tasks; i < end; ++i) write_tile(args, tiles.items[i], queries);
+  });
+}
+
+// Runs body(i, workspace) for i = 0 .. n - 1: one task per worker, so that each owns a workspace, and a worker that is
+// free takes the next i from a counter.
+template <typename Body>
+void run_on_workers(Workspace* workspaces, std::size_t num_workers, std::size_t n, const ParallelFor& parallel_for,
+                    const Body& body) {
+  std::atomic<std::size_t> next{0};
+  parallel_for(std::min(num_workers, n), [&](std::size_t worker) {
+    for (std::size_t i = next++; i < n; i = next++) body(i, workspaces[worker]);
+  });
+}
+
+}  // namespace
+
+void paged_attention(KernelLevel level, const PagedAttentionArgs& args, const ParallelFor& parallel_for,
+                     Scratch& scratch) {
+  scratch.reset();
+  const TileRowsList tiles = list_tile_rows(args, scratch);
+  const RotatedQueries queries = take_rotated_queries(args, scratch);
+  const AttentionPlan plan = plan_attention(args, parallel_for.threads(), scratch);
+  const std::size_t num_workers =
+      plan.total_cost < min_cost_for_threads ? 1 : std::min(plan.num_tasks, parallel_for.threads());
+  auto* const workspaces = scratch.take<Workspace>(num_workers);
+  for (std::size_t w = 0; w < num_workers; ++w) {
+    workspaces[w] = take_workspace(plan.max_rows, args.shape.head_dim, scratch);
+  }
+
+  write_step(args, tiles, queries, parallel_for);
+  const Attention attention(args, attend_split_kernel(level, args.shape.kv_layout), queries.q);
+  run_on_workers(workspaces, num_workers, plan.num_tasks, parallel_for,
+                 [&](std::size_t i, Workspace& workspace) { attention.run(plan.tasks[i], workspace); });
+  if (!plan.has_partials) return;
+  run_on_workers(workspaces, num_workers, plan.num_blocks, parallel_for, [&](std::size_t i, Workspace& workspace) {
+    if (plan.blocks[i].partials != nullptr) attention.merge_partials(plan.blocks[i], workspace);
+  });
+}
+
+}  // namespace precast

@@ -1,0 +1,37 @@
+#include "runtime/native/src/c_api/options.h"
+
+#include "runtime/native/src/c_api/structs.h"
+
+namespace precast {
+namespace {
+
+precast_engine_options_t default_options() {
+  precast_engine_options_t options{};
+  options.struct_size = sizeof options;
+  options.max_batch_size = 64;
+  options.max_num_tokens = 2048;
+  return options;
+}
+
+}  // namespace
+
+EngineOptions to_options(const precast_engine_options_t* from) {
+  precast_engine_options_t options = default_options();
+  read_struct(from, "precast_engine_options_t", options);
+  const precast_engine_options_t defaults = default_options();
+  EngineOptions to;
+  if (options.onnxruntime_path != nullptr) to.onnxruntime_path = options.onnxruntime_path;
+  if (options.kernel_level != nullptr) to.kernel_level = options.kernel_level;
+  to.num_threads = options.num_threads;
+  to.max_batch_size = options.max_batch_size != 0 ? options.max_batch_size : defaults.max_batch_size;
+  to.max_num_tokens = options.max_num_tokens != 0 ? options.max_num_tokens : defaults.max_num_tokens;
+  to.max_seq_len = options.max_seq_len;
+  to.kv_cache_bytes = options.kv_cache_bytes;
+  return to;
+}
+
+}  // namespace precast
+
+void precast_engine_options_init(precast_engine_options_t* options, size_t struct_size) {
+  precast::write_struct(precast::default_options(), options, struct_size);
+}

@@ -1,0 +1,123 @@
+#include "runtime/native/src/engine_loader.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "plugins/cpu/registry.h"
+#include "runtime/native/src/concat.h"
+#include "runtime/native/src/engine_manifest.h"
+#include "runtime/native/src/host_memory.h"
+#include "runtime/native/src/json_writer.h"
+#include "runtime/native/src/kv_plan.h"
+#include "runtime/native/src/ort_session.h"
+#include "runtime/native/src/version.h"
+
+namespace precast {
+namespace {
+
+RuntimeSupport runtime_support() {
+  const auto is_one_of = [](std::span<const std::string_view> names, std::string_view name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  return {.supports = [=](std::string_view name) {
+            return is_one_of(supported_ops(), name) || is_one_of(supported_layouts(), name);
+          },
+          .backends = {"onnxruntime"},
+          .max_world_size = 1};
+}
+
+std::uint64_t bytes_per_block(const EngineManifest& manifest) {
+  std::uint64_t bytes = 0;
+  for (const KvCacheSpec& cache : manifest.ranks.front().kv_caches) bytes += static_cast<std::uint64_t>(cache.block_bytes);
+  return bytes;
+}
+
+KvPlan plan(const EngineManifest& manifest, const EngineOptions& options) {
+  return plan_kv_pool({.bytes_per_block = bytes_per_block(manifest),
+                       .tokens_per_block = static_cast<std::uint64_t>(manifest.build.tokens_per_block),
+                       .engine_max_seq_len = static_cast<std::uint64_t>(manifest.model.max_seq_len),
+                       .wanted_max_seq_len = options.max_seq_len,
+                       .max_batch_size = options.max_batch_size,
+                       .kv_cache_bytes = options.kv_cache_bytes,
+                       .available_bytes = available_memory_bytes()});
+}
+
+void check(const EngineOptions& options) {
+  if (options.max_num_tokens < options.max_batch_size) {
+    throw Error(ErrorCode::invalid_argument,
+                concat("max_num_tokens ", options.max_num_tokens, " is less than max_batch_size ", options.max_batch_size,
+                       ": a step must have room for one token of every running sequence"));
+  }
+}
+
+EngineLimits limits_of(const EngineManifest& manifest, const KvPlan& kv_plan) {
+  EngineLimits limits;
+  limits.vocab_size = static_cast<std::int32_t>(manifest.model.vocab_size);
+  limits.max_seq_len = kv_plan.max_seq_len;
+  for (const std::int64_t id : manifest.model.eos_token_ids) limits.eos_token_ids.push_back(static_cast<std::int32_t>(id));
+  return limits;
+}
+
+std::string describe(const EngineManifest& manifest, const EngineOptions& options, const KvPlan& kv_plan,
+                     const OrtSession& session) {
+  return JsonWriter()
+      .add("precast_version", version())
+      .add("path", manifest.directory.string())
+      .add("architecture", manifest.model.architecture)
+      .add("vocab_size", manifest.model.vocab_size)
+      .add("max_seq_len", kv_plan.max_seq_len)
+      .add("bos_token_id", manifest.model.bos_token_id)
+      .add("eos_token_ids", manifest.model.eos_token_ids)
+      .add("dtype", manifest.build.dtype)
+      .add("kv_cache_dtype", manifest.build.kv_cache_dtype)
+      .add("tokens_per_block", manifest.build.tokens_per_block)
+      .add("num_blocks", kv_plan.num_blocks)
+      .add("kv_cache_bytes", static_cast<std::uint64_t>(kv_plan.num_blocks) * bytes_per_block(manifest))
+      .add("max_batch_size", options.max_batch_size)
+      .add("max_num_tokens", options.max_num_tokens)
+      .add("num_threads", session.num_threads())
+      .add("kernel_level", name(session.kernel_level()))
+      .add("onnxruntime_version", session.onnxruntime_version())
+      .add("weights_bytes", session.weights_bytes())
+      .add("weights_huge_page_bytes", session.weights_huge_page_bytes())
+      .finish();
+}
+
+std::unique_ptr<OrtSession> load_session(const EngineManifest& manifest, const EngineOptions& options,
+                                         std::int32_t num_blocks) {
+  return OrtSession::load(manifest, {.onnxruntime_path = options.onnxruntime_path,
+                                     .num_threads = options.num_threads,
+                                     .kernel_level = options.kernel_level,
+                                     .num_blocks = num_blocks});
+}
+
+}  // namespace
+
+LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOptions& options) {
+  check(options);
+  const EngineManifest manifest = read_manifest(directory, runtime_support());
+  const KvPlan kv_plan = plan(manifest, options);
+  std::unique_ptr<OrtSession> session = load_session(manifest, options, kv_plan.num_blocks);
+  std::string info = describe(manifest, options, kv_plan, *session);
+  const SchedulerConfig config{.max_batch_size = options.max_batch_size,
+                               .max_num_tokens = options.max_num_tokens,
+                               .tokens_per_block = static_cast<std::size_t>(manifest.build.tokens_per_block),
+                               .num_blocks = kv_plan.num_blocks};
+  auto engine = std::make_unique<Engine>(std::move(session), config, limits_of(manifest, kv_plan));
+  return {std::move(engine), std::move(info)};
+}
+
+LoadedModel load_model(const std::filesystem::path& directory, const EngineOptions& options) {
+  check(options);
+  const EngineManifest manifest = read_manifest(directory, runtime_support());
+  EngineOptions one_sequence = options;
+  one_sequence.max_batch_size = 1;
+  const KvPlan kv_plan = plan(manifest, one_sequence);
+  std::unique_ptr<OrtSession> session = load_session(manifest, options, kv_plan.num_blocks);
+  std::string info = describe(manifest, one_sequence, kv_plan, *session);
+  auto model = std::make_unique<Model>(std::move(session), limits_of(manifest, kv_plan), options.max_num_tokens,
+                                       static_cast<std::size_t>(manifest.build.tokens_per_block));
+  return {std::move(model), std::move(info)};
+}
+
+}  // namespace precast

@@ -1,0 +1,191 @@
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from precast.checkpoints.engine_errors import CorruptEngineError, UnsupportedEngineError
+from precast.checkpoints.engine_manifest import (
+    BuildInfo,
+    EngineManifest,
+    FileEntry,
+    KvCacheSpec,
+    Mapping,
+    ModelInfo,
+    RankFiles,
+    is_path_inside,
+)
+from precast.checkpoints.engine_manifest_reader import RuntimeSupport, parse_manifest
+from precast.version import __version__
+from tests.checkpoints.tiny_engine import GRAPH, WEIGHTS, tiny_manifest
+
+SHA256 = "0123456789abcdef" * 4
+ALL_TINY = RuntimeSupport(supports=tiny_manifest().requires.__contains__)
+
+
+def listed_manifest() -> EngineManifest:
+    return replace(tiny_manifest(), files={GRAPH: FileEntry(7, SHA256), WEIGHTS: FileEntry(1 << 40, SHA256)})
+
+
+def edited(path: str, value: object) -> bytes:
+    """The tiny manifest with the member at `path`, a/b/0/c, set, or removed where value is `...`."""
+    document = json.loads(listed_manifest().to_json())
+    *parents, last = [int(part) if part.isdigit() else part.replace("\\", "/") for part in path.split("/")]
+    place: Any = document
+    for part in parents:
+        place = place[part]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return json.dumps(document).encode()
+
+
+def refusal(data: bytes, support: RuntimeSupport = ALL_TINY) -> str:
+    with pytest.raises(CorruptEngineError) as caught:
+        parse_manifest(data, "engine.json", support)
+    return str(caught.value)
+
+
+def test_round_trip() -> None:
+    manifest = listed_manifest()
+    assert parse_manifest(manifest.to_json(), "engine.json", ALL_TINY) == manifest
+
+
+def test_bytes_are_canonical() -> None:
+    data = listed_manifest().to_json()
+    assert data == json.dumps(json.loads(data), indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    assert json.loads(data)["format"] == 1
+    assert "für Menschen".encode() in data
+
+
+names = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=12)
+sizes = st.integers(1, (1 << 31) - 1)
+token_ids = st.integers(0, (1 << 31) - 1)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+@given(
+    st.builds(ModelInfo, names, sizes, sizes, sizes, sizes, st.none() | token_ids, st.lists(token_ids).map(tuple)),
+    st.builds(BuildInfo, names, names, sizes, st.none() | sizes, st.lists(texts).map(tuple)),
+    st.lists(st.builds(KvCacheSpec, names, names, sizes), unique_by=lambda cache: cache.name).map(tuple),
+    st.lists(names).map(tuple),
+)
+def test_whatever_can_be_made_is_read_back(
+    model: ModelInfo, build: BuildInfo, caches: tuple[KvCacheSpec, ...], requires: tuple[str, ...]
+) -> None:
+    ranks = (RankFiles(GRAPH, WEIGHTS, caches),)
+    manifest = replace(listed_manifest(), model=model, build=build, ranks=ranks, requires=requires)
+    assert parse_manifest(manifest.to_json(), "engine.json") == manifest
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "complaint"),
+    [
+        ("format", ..., "format is missing"),
+        ("format", "1", "format must be an integer, got a string"),
+        ("format", 0, "format must be at least 1, got 0"),
+        ("requires", ..., "requires is missing"),
+        ("requires", ["a b"], 'requires[0] must be printable ASCII without spaces, got "a b"'),
+        ("backend", "", 'backend must be printable ASCII without spaces, got ""'),
+        ("backend_requirements/opset", 0, "backend_requirements.opset must be at least 1, got 0"),
+        ("backend_requirements/onnxruntime_min", 1.23, "backend_requirements.onnxruntime_min must be a string, got a number that is not an integer"),
+        ("batch_invariant", 1, "batch_invariant must be a boolean, got an integer"),
+        ("reproducible", None, "reproducible must be a boolean, got null"),
+        ("mapping/world_size", 2, "mapping.world_size must be tensor_parallel_size x pipeline_parallel_size = 1, got 2"),
+        ("mapping/tensor_parallel_size", 1 << 40, "mapping.tensor_parallel_size must be at most 32768, got 1099511627776"),
+        ("model", [], "model must be an object, got an array"),
+        ("model/vocab_size", "32", "model.vocab_size must be an integer, got a string"),
+        ("model/vocab_size", 0, "model.vocab_size must be at least 1, got 0"),
+        ("model/max_seq_len", 1 << 31, "model.max_seq_len must be at most 2147483647, got 2147483648"),
+        ("model/eos_token_ids", 2, "model.eos_token_ids must be an array, got an integer"),
+        ("model/eos_token_ids", [1, -1], "model.eos_token_ids[1] must be at least 0, got -1"),
+        ("model/bos_token_id", ..., "model.bos_token_id is missing"),
+        ("model/bos_token_id", -1, "model.bos_token_id must be at least 0, got -1"),
+        ("model/architecture", "é", 'model.architecture must be printable ASCII without spaces, got "é"'),
+        ("build/tokens_per_block", 0, "build.tokens_per_block must be at least 1, got 0"),
+        ("build/notes", [1], "build.notes[0] must be a string, got an integer"),
+        ("files/rank0\\model.onnx/size", -1, 'files["rank0/model.onnx"].size must be at least 0, got -1'),
+        ("files/rank0\\model.onnx/sha256", "0" * 63, 'files["rank0/model.onnx"].sha256 must be 64 lower-case hexadecimal digits, got "' + "0" * 63 + '"'),
+        ("files/rank0\\model.onnx/sha256", "A" * 64, 'files["rank0/model.onnx"].sha256 must be 64 lower-case hexadecimal digits, got "' + "A" * 64 + '"'),
+        ("files/engine.json", {"size": 1, "sha256": SHA256}, 'files["engine.json"] must not be listed'),
+        ("files/verification.json", {"size": 1, "sha256": SHA256}, 'files["verification.json"] must not be listed'),
+        ("files/rank0\\weights.bin", ..., 'ranks[0].weights must be a path listed in files, got "rank0/weights.bin"'),
+        ("ranks", [], "ranks must have mapping.world_size = 1 elements, got 0"),
+        ("ranks/0/graph", "../../etc/passwd", 'ranks[0].graph must be a path listed in files, got "../../etc/passwd"'),
+        ("ranks/0/kv_caches/0/block_bytes", 0, "ranks[0].kv_caches[0].block_bytes must be at least 1, got 0"),
+        ("ranks/0/kv_caches", [{"name": "a", "layout": "l", "block_bytes": 1}] * 2, 'ranks[0].kv_caches[1].name must differ from the names before it, got "a"'),
+    ],
+)  # fmt: skip
+def test_every_rule_has_its_sentence(path: str, value: object, complaint: str) -> None:
+    assert refusal(edited(path, value)) == f"engine.json: {complaint}"
+
+
+HOSTILE_PATHS = [
+    "../x", "a/../../x", "/etc/passwd", "a//b", "a/", "./a", "a/.", "", ".", "..", "a\\b", "a\0b", "a\nb", "\x7f", "/",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", HOSTILE_PATHS)
+def test_paths_stay_inside_the_directory(path: str) -> None:
+    assert not is_path_inside(path)
+    document = json.loads(listed_manifest().to_json())
+    document["files"][path] = {"size": 1, "sha256": SHA256}
+    assert "must have a relative path inside the engine directory as its name" in refusal(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("path", ["a", "a/b.c", "...", "..a", "a..", "tokenizer/ä ö.json", "a b"])
+def test_ordinary_paths_are_allowed(path: str) -> None:
+    assert is_path_inside(path)
+
+
+def test_a_member_of_the_future_is_ignored() -> None:
+    assert parse_manifest(edited("model/colour", "blue"), "engine.json", ALL_TINY) == listed_manifest()
+
+
+def unsupported(data: bytes, support: RuntimeSupport = ALL_TINY) -> str:
+    with pytest.raises(UnsupportedEngineError) as caught:
+        parse_manifest(data, "e/engine.json", support)
+    return str(caught.value)
+
+
+def test_a_newer_format_is_named_before_anything_else_is_read() -> None:
+    assert unsupported(b'{"format": 2, "precast_version": "9.1"}') == (
+        f"e/engine.json: engine format 2 of precast 9.1 is newer than format 1, which this precast {__version__} reads: "
+        "update precast, or rebuild the engine with this version"
+    )
+    assert "engine format 3 is newer" in unsupported(b'{"format": 3}')
+
+
+def test_unknown_ops_and_layouts_are_all_named_before_the_rest_is_read() -> None:
+    text = unsupported(b'{"format": 1, "requires": ["ai.precast.Linear/1", "ai.precast.New/7", "x9/1"]}')
+    assert text == (
+        f"e/engine.json: the engine requires ai.precast.New/7, x9/1, which this precast {__version__} does not have: "
+        "update precast, or rebuild the engine with this version"
+    )
+
+
+def test_backend_and_world_size_come_before_the_rest() -> None:
+    document: dict[str, object] = {"format": 1, "requires": [], "backend": "tensorrt"}
+    assert unsupported(json.dumps(document).encode()) == (
+        "e/engine.json: the engine was built for the backend tensorrt, this runtime has onnxruntime: "
+        "rebuild the engine for one of these"
+    )
+    mapping = {"world_size": 6, "tensor_parallel_size": 2, "pipeline_parallel_size": 3}
+    document |= {"backend": "onnxruntime", "mapping": mapping}
+    assert unsupported(json.dumps(document).encode()) == (
+        "e/engine.json: the engine was built for 6 ranks, this runtime runs at most 1: rebuild the engine for fewer"
+    )
+
+
+def test_what_cannot_be_read_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match="vocab_size must be at least 1, got 0"):
+        replace(tiny_manifest().model, vocab_size=0)
+    with pytest.raises(ValueError, match="world_size must be"):
+        Mapping(tensor_parallel_size=2)
+    with pytest.raises(ValueError, match="ranks must have"):
+        replace(tiny_manifest(), ranks=())
+    with pytest.raises(ValueError, match="inside the engine directory"):
+        replace(tiny_manifest(), files={"../x": FileEntry(1, SHA256)})
