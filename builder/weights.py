@@ -13,10 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precast.checkpoints.checkpoint import Checkpoint
+from precast.checkpoints.weights_index import PLAIN_LAYOUT
 from precast.plugins.linear.pack import pack, packed_size
-
-PLAIN = "plain"
-"""The layout of float32 tensors stored row-major, as they are."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class WeightRecipe:
     """One initialiser: its sources, concatenated along their first axis, in a layout.
 
     Attributes:
-        layout: PLAIN, stored as float32 of `shape`; or a packed layout of a matrix [out_features, in_features],
+        layout: PLAIN_LAYOUT, stored as float32 of `shape`; or a packed layout of a matrix [out_features, in_features],
             stored as uint8 of `size_bytes`.
         sources: at least one; equal in all axes but the first.
     """
@@ -84,7 +82,7 @@ class WeightRecipe:
     def __post_init__(self) -> None:
         if len({source.shape[1:] for source in self.sources}) != 1:
             raise ValueError(f"sources differ beyond their first axis: {[source.shape for source in self.sources]}")
-        if self.layout != PLAIN and len(self.shape) != 2:
+        if self.layout != PLAIN_LAYOUT and len(self.shape) != 2:
             raise ValueError(f"layout {self.layout} packs matrices, not a tensor of shape {list(self.shape)}")
 
     @property
@@ -94,21 +92,21 @@ class WeightRecipe:
 
     @property
     def stored_dtype(self) -> str:
-        return "float32" if self.layout == PLAIN else "uint8"
+        return "float32" if self.layout == PLAIN_LAYOUT else "uint8"
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
         """The shape that the graph and the weights file's index give it."""
-        return self.shape if self.layout == PLAIN else (self.size_bytes,)
+        return self.shape if self.layout == PLAIN_LAYOUT else (self.size_bytes,)
 
     @property
     def size_bytes(self) -> int:
-        return 4 * prod(self.shape) if self.layout == PLAIN else packed_size(self.layout, *self.shape)
+        return 4 * prod(self.shape) if self.layout == PLAIN_LAYOUT else packed_size(self.layout, *self.shape)
 
     def materialise(self, checkpoint: Checkpoint) -> NDArray[np.float32] | NDArray[np.uint8]:
         """Read the sources and lay them out: the bytes of the initialiser."""
         parts = [source.read(checkpoint) for source in self.sources]
-        if self.layout == PLAIN:
+        if self.layout == PLAIN_LAYOUT:
             return np.concatenate([part.astype(np.float32) for part in parts])
         return pack(self.layout, parts)
 

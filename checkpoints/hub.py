@@ -10,8 +10,10 @@ from precast.checkpoints.errors import CheckpointNotFoundError, MissingDependenc
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 """`owner/name`, or `name` for a few old repositories."""
 
-SAFETENSORS_FILES = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
-TORCH_FILES = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
+SAFETENSORS_FILES = ("*.safetensors", "model.safetensors.index.json")
+TORCH_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+UNWANTED_FILES = ("*/*", "consolidated*")
+"""Sub-folders, and copies of the weights in the layout of the model's authors."""
 
 
 def resolve_model(model: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None) -> Path:
@@ -37,7 +39,7 @@ def resolve_model(model: str | os.PathLike[str], *, revision: str | None = None,
     if path.exists():
         raise CheckpointNotFoundError(f"{path} is a file; give the directory that holds config.json and the weights")
     if not isinstance(model, str) or not HUB_ID.fullmatch(model):
-        raise CheckpointNotFoundError(f"{path}: no such directory")
+        raise CheckpointNotFoundError(f"{os.fspath(model)}: no such directory")
     directory = _download(model, (*COMPANION_FILES, *SAFETENSORS_FILES), revision, token)
     if not any(directory.glob("*.safetensors")):
         directory = _download(model, (*COMPANION_FILES, *TORCH_FILES), revision, token)
@@ -57,7 +59,7 @@ def _download(hub_id: str, patterns: tuple[str, ...], revision: str | None, toke
     failures: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, HFValidationError, OSError)
     try:
         snapshot = huggingface_hub.snapshot_download(
-            hub_id, revision=revision, token=token, allow_patterns=list(patterns), ignore_patterns=["*/*"]
+            hub_id, revision=revision, token=token, allow_patterns=list(patterns), ignore_patterns=list(UNWANTED_FILES)
         )
     except failures as error:
         raise CheckpointNotFoundError(

@@ -62,7 +62,7 @@ class WeightsWriter:
             expected = f"{tensor.spec.dtype}{list(tensor.spec.shape)}"
             raise ValueError(f"tensor {name!r} must be {expected}, got {array.dtype}{list(array.shape)}")
         self._pad(tensor.offset)
-        octets = array.reshape(-1).view("uint8").data
+        octets = array.ravel().view("uint8").data  # ravel copies where the array is not dense
         for start in range(0, len(octets), _CHUNK_BYTES):
             self._append(octets[start : start + _CHUNK_BYTES])
         self._remaining.pop()

@@ -6,6 +6,10 @@ from collections.abc import Callable, Sequence
 
 # Enough for decoders that treat the first token of a text specially (such as dropping its space).
 _CONTEXT_TOKENS = 6
+# UTF-8 spreads one character over at most this many tokens.
+_MAX_CHARACTER_TOKENS = 4
+# Tokens that show nothing for so long are no character that is still incomplete.
+_MAX_PENDING_TOKENS = 64
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -27,24 +31,45 @@ class IncrementalDetokenizer:
 
     def __init__(self, decode: Callable[[Sequence[int]], str], prompt_token_ids: Sequence[int]) -> None:
         self._decode = decode
-        self._ids = list(prompt_token_ids[-_CONTEXT_TOKENS:])
+        self._ids = self._end_of_prompt(prompt_token_ids)
         self._given_end = len(self._ids)
 
     def push(self, token_id: int) -> str:
         """The text that is certain now and was not before; often "" in scripts whose characters need several tokens."""
         self._ids.append(token_id)
-        return self._advance(final=False)
+        return self._advance(final=len(self._ids) - self._given_end >= _MAX_PENDING_TOKENS)
 
     def finish(self) -> str:
         """What is left, an incomplete character included, as U+FFFD."""
         return self._advance(final=True)
 
+    def _end_of_prompt(self, ids: Sequence[int]) -> list[int]:
+        """The window before the first output token; it does not begin within a character."""
+        windows = [list(ids[-(_CONTEXT_TOKENS + i) :]) for i in range(_MAX_CHARACTER_TOKENS)]
+        return min(windows, key=lambda window: self._decode(window).count(_INCOMPLETE))
+
     def _advance(self, *, final: bool) -> str:
-        given = self._decode(self._ids[: self._given_end])
         text = self._decode(self._ids)
-        if len(text) <= len(given) or (text.endswith(_INCOMPLETE) and not final):
+        if text.endswith(_INCOMPLETE) and not final:
             return ""
-        # The window moves on: the next difference is taken against the tokens given out now.
-        self._ids = self._ids[self._given_end :]
-        self._given_end = len(self._ids)
-        return text[len(given) :]
+        piece = self._new_part(text)
+        if piece:
+            # The window moves on: the next difference is taken against the tokens given out now.
+            self._ids = self._ids[self._given_end :]
+            self._given_end = len(self._ids)
+        elif final:
+            del self._ids[self._given_end :]  # a long run of tokens without a text
+        return piece
+
+    def _new_part(self, text: str) -> str:
+        given_ids = self._ids[: self._given_end]
+        given = self._decode(given_ids)
+        if not text.startswith(given) and given.endswith(_INCOMPLETE):
+            # The prompt ended within a character, which is whole now and belongs to the output.
+            while given_ids and self._decode(given_ids).endswith(_INCOMPLETE):
+                given_ids.pop()
+            given = self._decode(given_ids)
+        if text.startswith(given):
+            return text[len(given) :]
+        # Bytes that are no UTF-8 can spoil characters before them, which were given out already.
+        return self._decode(self._ids[self._given_end :])

@@ -16,6 +16,8 @@ from precast.runtime import EngineRequest, FinishedEvent, FinishReason, RequestH
 from precast.sampling_params import SamplingParams
 from precast.tokenizer import Tokenizer
 
+_SMALLEST_FLOAT32 = 2.0**-126  # what is smaller would reach the engine as 0
+
 
 @dataclass
 class _Completion:
@@ -89,9 +91,9 @@ def make_requests(
     *,
     tokenizer: Tokenizer | None,
     info: Mapping[str, Any],
-    first_id: int,
+    ids: Iterator[int],
 ) -> list[GeneratedRequest]:
-    """Requests for prompts and their parameters; ``info`` is what the engine says of itself.
+    """Requests for prompts and their parameters, numbered from ``ids``; ``info`` is what the engine says of itself.
 
     Raises:
         ValueError: a prompt that cannot work, or text without a tokenizer; the message says which.
@@ -100,7 +102,7 @@ def make_requests(
     for i, (prompt, sampling) in enumerate(zip(prompts, params, strict=True)):
         token_ids = _token_ids(prompt, sampling, tokenizer, info)
         _check_prompt(token_ids, f"prompt {i}" if len(prompts) > 1 else "the prompt", info)
-        requests.append(_make_request(first_id + i, prompt, token_ids, sampling, tokenizer, info))
+        requests.append(_make_request(next(ids), prompt, token_ids, sampling, tokenizer, info))
     return requests
 
 
@@ -144,7 +146,8 @@ def _make_request(
     info: Mapping[str, Any],
 ) -> GeneratedRequest:
     first_seed = secrets.randbits(63) if params.seed is None else params.seed
-    completions = [_make_completion(i, token_ids, params, first_seed + i, tokenizer, info) for i in range(params.n)]
+    seeds = [first_seed + i if first_seed + i < 2**64 else first_seed + i - 2**64 for i in range(params.n)]
+    completions = [_make_completion(i, token_ids, params, seed, tokenizer, info) for i, seed in enumerate(seeds)]
     output = RequestOutput(
         request_id=request_id,
         prompt=prompt.text,
@@ -176,7 +179,7 @@ def _make_completion(
             max_tokens=params.max_tokens,
             temperature=params.temperature,
             top_k=max(params.top_k, 0),
-            top_p=params.top_p,
+            top_p=max(params.top_p, _SMALLEST_FLOAT32),
             seed=seed,
             stop_token_ids=tuple(own_stop_ids),
             ignore_eos=params.ignore_eos,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypedDict, cast
@@ -49,12 +50,19 @@ def to_prompts(inputs: PromptInput | Sequence[PromptInput]) -> list[Prompt]:
 
 
 def _is_sequence(value: object) -> bool:
+    if isinstance(value, (bytes, bytearray, memoryview)):  # integers that nobody means as token ids
+        return False
     # Arrays of NumPy are sequences in all but name.
-    return isinstance(value, Sequence) or (hasattr(value, "__len__") and hasattr(value, "__getitem__"))
+    return isinstance(value, Sequence) or getattr(value, "ndim", 0) > 0
 
 
 def _is_token_ids(values: Sequence[object]) -> bool:
-    return len(values) > 0 and all(hasattr(value, "__index__") and not isinstance(value, bool) for value in values)
+    return len(values) > 0 and all(map(_is_integer, values))
+
+
+def _is_integer(value: object) -> bool:
+    # Every array has __index__, which works for one number only: a row of token ids is no integer.
+    return hasattr(value, "__index__") and not isinstance(value, bool) and getattr(value, "ndim", 0) == 0
 
 
 def _to_prompt(value: object, name: str) -> Prompt:
@@ -69,7 +77,7 @@ def _to_prompt(value: object, name: str) -> Prompt:
         if len(token_ids) == 0:
             raise ValueError(f"{name} is empty")
         if _is_token_ids(token_ids):
-            return Prompt(token_ids=tuple(int(token_id) for token_id in token_ids))
+            return Prompt(token_ids=tuple(map(operator.index, token_ids)))
     raise TypeError(f"{name} must be a str, token ids or a dict, got {value!r:.100}")
 
 
@@ -80,5 +88,6 @@ def _from_dict(value: Mapping[str, object], name: str) -> Prompt:
     if keys == {"prompt_token_ids"} and not isinstance(value["prompt_token_ids"], (str, Mapping)):
         return _to_prompt(value["prompt_token_ids"], name)
     raise ValueError(
-        f'{name} must be {{"prompt": str}} or {{"prompt_token_ids": list of int}}, got a dict with {sorted(keys)}'
+        f'{name} must be {{"prompt": str}} or {{"prompt_token_ids": list of int}}, '
+        f"got a dict with {sorted(map(str, keys))}"
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import shutil
 import tempfile
-import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from precast.checkpoints.engine_dir import copy_engine, is_engine_dir, read_manifest, verify_files
 from precast.generation import GeneratedRequest, make_requests
@@ -75,8 +77,9 @@ class LLM:
         sorted_options = sort_options(options)
         _check_arguments(tokenizer_mode, trust_remote_code, tensor_parallel_size, revision, tokenizer_revision)
         check_backend(backend)
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._engine: Engine | None = None
+        self._remove_temporary: weakref.finalize[..., LLM] | None = None
+        self._request_ids = itertools.count()
         if is_engine_dir(Path(model)):
             _refuse_build_options(model, dtype, revision, sorted_options)
             self.engine_dir = Path(model)
@@ -89,6 +92,23 @@ class LLM:
             raise
 
     # ------------------------------------------------------------------------------------------------ generating
+
+    # A str is a sequence of str too, which mypy points out: the first signature that fits is the one meant.
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self,
+        inputs: PromptInput,
+        sampling_params: SamplingParams | None = None,
+        use_tqdm: bool | Callable[..., Any] = True,
+    ) -> RequestOutput: ...
+
+    @overload
+    def generate(
+        self,
+        inputs: Sequence[PromptInput],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool | Callable[..., Any] = True,
+    ) -> list[RequestOutput]: ...
 
     def generate(
         self,
@@ -111,8 +131,9 @@ class LLM:
             NativeError: the engine failed a request; the others were cancelled.
             RuntimeError: after :meth:`shutdown`.
         """
-        requests = self._submit(inputs, sampling_params)
+        requests = self._make_requests(inputs, sampling_params)
         try:
+            self._submit(requests)
             with RequestBar(len(requests), use_tqdm) as bar:
                 for request in requests:
                     for _ in request.stream():
@@ -128,12 +149,16 @@ class LLM:
     def stream(self, inputs: PromptInput, sampling_params: SamplingParams | None = None) -> Iterator[RequestOutput]:
         """Continues one prompt and gives its RequestOutput, the same object again and again, as tokens arrive.
 
-        Leaving the loop early cancels the request.
+        Leaving the loop early cancels the request. With ``n`` > 1 the outputs come one after the other.
+
+        Raises:
+            ValueError, NativeError, RuntimeError: as :meth:`generate`, when the first output is asked for.
         """
         if not is_single(inputs):
             raise ValueError("stream takes one prompt; use generate for several")
-        (request,) = self._submit(inputs, sampling_params)
+        (request,) = self._make_requests(inputs, sampling_params)
         try:
+            self._submit([request])
             yield from request.stream()
         finally:
             request.cancel()
@@ -142,32 +167,39 @@ class LLM:
         """The sampling parameters that the checkpoint's generation_config.json asks for."""
         return self._default_sampling
 
-    def _submit(
+    def _make_requests(
         self,
         inputs: PromptInput | Sequence[PromptInput],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
     ) -> list[GeneratedRequest]:
-        if self._engine is None:
-            raise RuntimeError("LLM is shutting down")
         prompts = to_prompts(inputs)
-        params = _one_each(sampling_params or self._default_sampling, len(prompts))
-        requests = make_requests(
-            prompts, params, tokenizer=self._tokenizer, info=self._engine.info, first_id=self._next_request_id
+        params = _one_each(self._default_sampling if sampling_params is None else sampling_params, len(prompts))
+        return make_requests(
+            prompts, params, tokenizer=self._tokenizer, info=self._running_engine.info, ids=self._request_ids
         )
-        self._next_request_id += len(requests)
-        handles = iter(self._engine.submit([native for request in requests for native in request.native_requests]))
+
+    def _submit(self, requests: Sequence[GeneratedRequest]) -> None:
+        natives = [native for request in requests for native in request.native_requests]
+        handles = iter(self._running_engine.submit(natives))
         for request in requests:
             request.handles = [next(handles) for _ in request.native_requests]
-        return requests
+
+    @property
+    def _running_engine(self) -> Engine:
+        if self._engine is None:
+            raise RuntimeError("LLM is shutting down")
+        return self._engine
 
     # ----------------------------------------------------------------------------------- building, loading, keeping
 
     def _build(self, model: str | os.PathLike[str], dtype: str, revision: str | None, options: Options) -> Path:
         from precast.building import build
 
-        if options.workspace is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="precast-")
-        target = Path(options.workspace or self._temporary_name()) / "engine"
+        folder = options.workspace
+        if folder is None:
+            folder = tempfile.mkdtemp(prefix="precast-")
+            self._remove_temporary = weakref.finalize(self, _remove_folder, folder, os.getpid())
+        target = Path(folder) / "engine"
         try:
             build(
                 model,
@@ -183,22 +215,19 @@ class LLM:
             raise
         return target
 
-    def _temporary_name(self) -> str:
-        assert self._temporary is not None
-        return self._temporary.name
-
     def _load(self, tokenizer: str | os.PathLike[str] | None, skip_tokenizer_init: bool, options: Options) -> None:
         manifest = read_manifest(self.engine_dir)
         if options.verify:
             verify_files(self.engine_dir, manifest)
         folder = Path(tokenizer) if tokenizer is not None else self.engine_dir / "tokenizer"
-        self._tokenizer = None if skip_tokenizer_init else Tokenizer(folder)
-        if self._tokenizer is not None:
-            # Reading a large vocabulary takes as long as everything else; the native load holds no interpreter lock.
-            threading.Thread(target=lambda t: t.backend, args=(self._tokenizer,), daemon=True).start()
-        self._default_sampling = _default_sampling(read_generation_config(self.engine_dir / "tokenizer"))
-        self._next_request_id = 0
+        self._tokenizer = None if skip_tokenizer_init else Tokenizer(folder)  # is read beside the rest from now on
+        self._default_sampling = _default_sampling(self.engine_dir / "tokenizer")
         self._engine = Engine(self.engine_dir, EngineOptions(max_seq_len=options.max_seq_len, **options.runtime))
+        if options.max_seq_len is not None and self._engine.info["max_seq_len"] < options.max_seq_len:
+            most = self._engine.info["max_seq_len"]
+            logger.warning("max_seq_len=%d is more than this engine can do: %d is used", options.max_seq_len, most)
+        if self._tokenizer is not None:
+            self._tokenizer.backend  # noqa: B018  a damaged file is an error of loading, not of the first prompt
 
     def save(self, engine_dir: str | os.PathLike[str]) -> None:
         """Writes everything that is needed to run, tokenizer and all, into one directory.
@@ -207,17 +236,18 @@ class LLM:
 
         Raises:
             EngineError: ``engine_dir`` holds something that is no engine, or the disk is full; nothing is left then.
+            RuntimeError: after :meth:`shutdown`, which removes an engine that was only built for this object.
         """
-        copy_engine(self.engine_dir, Path(engine_dir))
+        self._running_engine  # noqa: B018  raises
+        copy_engine(self.engine_dir, Path(engine_dir), overwrite_engine=True)
 
     def shutdown(self) -> None:
         """Cancels what runs and releases the engine. Doing it again changes nothing."""
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.shutdown()
-        temporary, self._temporary = self._temporary, None
-        if temporary is not None:
-            temporary.cleanup()
+        if self._remove_temporary is not None:
+            self._remove_temporary()
 
     # --------------------------------------------------------------------------------------------------- looking
 
@@ -229,15 +259,11 @@ class LLM:
     @property
     def info(self) -> dict[str, Any]:
         """What was loaded: see ``precast_engine_info``."""
-        if self._engine is None:
-            raise RuntimeError("LLM is shutting down")
-        return dict(self._engine.info)
+        return dict(self._running_engine.info)
 
     def get_stats(self) -> dict[str, Any]:
         """Counters of this moment: see ``precast_engine_stats``."""
-        if self._engine is None:
-            raise RuntimeError("LLM is shutting down")
-        return self._engine.stats()
+        return self._running_engine.stats()
 
     def __enter__(self) -> LLM:
         return self
@@ -266,37 +292,49 @@ def _check_arguments(
         raise ValueError(f"tokenizer_revision must be revision ({revision!r}) or None, got {tokenizer_revision!r}")
 
 
+def _remove_folder(folder: str, owner_pid: int) -> None:
+    if os.getpid() == owner_pid:  # a fork ends with a copy of this object, and its parent still has the folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _refuse_build_options(model: str | os.PathLike[str], dtype: str, revision: str | None, options: Options) -> None:
-    given = {**options.build, **({"dtype": dtype} if dtype != "auto" else {})}
-    given |= {"revision": revision} if revision is not None else {}
-    given |= {"workspace": options.workspace} if options.workspace is not None else {}
+    given = dict(options.build)
+    if dtype != "auto":
+        given["dtype"] = dtype
+    if revision is not None:
+        given["revision"] = revision
     if given:
+        flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in sorted(given.items()))
         raise ValueError(
             f"{model} is an engine, built already: {', '.join(sorted(given))} cannot change it. "
-            f"Build another one: precast build CHECKPOINT --output DIR "
-            + " ".join(f"--{name.replace('_', '-')} {value}" for name, value in sorted(given.items()))
+            f"Build another one: precast build CHECKPOINT --output DIR {flags}"
         )
+    if options.workspace is not None:
+        raise ValueError(f"{model} is an engine, built already: workspace is where a checkpoint is built, leave it out")
 
 
 def _one_each(params: SamplingParams | Sequence[SamplingParams], count: int) -> list[SamplingParams]:
-    if isinstance(params, SamplingParams):
-        return [params] * count
-    if len(params) != count:
-        raise ValueError(f"{len(params)} sampling_params for {count} prompts: give one for all, or one each")
-    return list(params)
+    each = [params] * count if isinstance(params, SamplingParams) else list(params)
+    for one in each:
+        if not isinstance(one, SamplingParams):
+            raise TypeError(f"sampling_params must be SamplingParams or a sequence of them, got {type(one).__name__}")
+    if len(each) != count:
+        raise ValueError(f"{len(each)} sampling_params for {count} prompts: give one for all, or one each")
+    return each
 
 
-def _default_sampling(generation_config: dict[str, Any]) -> SamplingParams:
-    given = {
-        ours: generation_config[theirs]
-        for theirs, ours in _SAMPLING_DEFAULTS.items()
-        if generation_config.get(theirs) is not None
-    }
+def _default_sampling(folder: Path) -> SamplingParams:
+    config = read_generation_config(folder)
+    given = {ours: config[theirs] for theirs, ours in _SAMPLING_DEFAULTS.items() if config.get(theirs) is not None}
+    for name, neutral in _UNSUPPORTED_DEFAULTS.items():
+        value = config.get(name)
+        if value is not None and value != neutral:
+            logger.warning("generation_config asks for %s=%s, which this version does not apply", name, value)
+    try:
+        params = SamplingParams(**given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'generation_config.json'}: {error}") from error
     if given:
         said = ", ".join(f"{name}={value}" for name, value in given.items())
         logger.info("sampling defaults from the checkpoint's generation_config: %s", said)
-    for name, neutral in _UNSUPPORTED_DEFAULTS.items():
-        value = generation_config.get(name)
-        if value is not None and value != neutral:
-            logger.warning("generation_config asks for %s=%s, which this version does not apply", name, value)
-    return SamplingParams(**given)
+    return params

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,19 @@ RUNTIME_OPTIONS = {
 BUILD_OPTIONS = {"kv_cache_dtype": "kv_cache_dtype", "tokens_per_block": "tokens_per_block"}
 SEQUENCE_LENGTH_OPTIONS = ("max_seq_len", "max_model_len")
 OTHER_OPTIONS = ("verify", "workspace")
+# LLM's named arguments, which somebody may have meant with a name that is nearly one of them.
+ARGUMENTS = (
+    "model",
+    "tokenizer",
+    "tokenizer_mode",
+    "skip_tokenizer_init",
+    "trust_remote_code",
+    "tensor_parallel_size",
+    "dtype",
+    "revision",
+    "tokenizer_revision",
+    "backend",
+)
 
 _FOREIGN_BACKENDS = ("pytorch", "_autodeploy")
 
@@ -32,7 +46,7 @@ class Options:
     runtime: dict[str, Any] = field(default_factory=dict)
     max_seq_len: int | None = None
     verify: bool = False
-    workspace: str | None = None
+    workspace: str | os.PathLike[str] | None = None
 
 
 def sort_options(options: Mapping[str, Any]) -> Options:
@@ -40,7 +54,7 @@ def sort_options(options: Mapping[str, Any]) -> Options:
     known = (*RUNTIME_OPTIONS, *BUILD_OPTIONS, *SEQUENCE_LENGTH_OPTIONS, *OTHER_OPTIONS)
     for name in options:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
+            nearest = difflib.get_close_matches(name, (*known, *ARGUMENTS), n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else f"; known are {', '.join(sorted(known))}"
             raise ValueError(f"unknown option {name}{hint}")
     lengths = _rename(options, dict.fromkeys(SEQUENCE_LENGTH_OPTIONS, "max_seq_len"))

@@ -54,8 +54,8 @@ class RequestBar:
             self._bar.close()
 
 
-class BuildBar:
-    """A bar per stage of a build, counting bytes. Fits builder's progress callback: (stage, done, total)."""
+class BytesBar:
+    """A bar per stage, counting bytes. Fits the builder's progress callback: (stage, bytes done, bytes in all)."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -79,3 +79,9 @@ class BuildBar:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+    def __enter__(self) -> BytesBar:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import SupportsIndex
 
 GREEDY_BELOW_TEMPERATURE = 1e-5
+_MAX_FLOAT32 = 3.4e38  # the engine computes in float32, where more would be infinite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,20 +53,16 @@ class SamplingParams:
         for name in ("ignore_eos", "detokenize", "skip_special_tokens", "add_special_tokens"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
-        _check_integer("max_tokens", self.max_tokens, 1, 2**31 - 1, optional=True)
-        _check_integer("top_k", self.top_k, -1, 2**31 - 1)
-        _check_integer("seed", self.seed, -(2**63), 2**64 - 1, optional=True)
-        _check_integer("n", self.n, 1, 2**31 - 1)
-        _check_integer("truncate_prompt_tokens", self.truncate_prompt_tokens, -1, 2**31 - 1, optional=True)
+        self._check_integer("max_tokens", 1, 2**31 - 1, optional=True)
+        self._check_integer("top_k", -1, 2**31 - 1)
+        self._check_integer("seed", -(2**63), 2**64 - 1, optional=True)
+        self._check_integer("n", 1, 2**31 - 1)
+        self._check_integer("truncate_prompt_tokens", -1, 2**31 - 1, optional=True)
         if self.truncate_prompt_tokens == 0:
             raise ValueError("truncate_prompt_tokens must be -1 or >= 1, got 0")
-        for stop in self.stop_token_ids or ():
-            _check_integer("stop_token_ids", stop, 0, 2**31 - 1)
-        temperature = _check_number("temperature", self.temperature)
-        if not (math.isfinite(temperature) and temperature >= 0):
-            raise ValueError(f"temperature must be finite and >= 0, got {self.temperature}")
-        if not 0 < _check_number("top_p", self.top_p) <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        self._check_stop_token_ids()
+        self._check_number("temperature", f"must be in [0, {_MAX_FLOAT32:.2g}]", lambda x: 0 <= x <= _MAX_FLOAT32)
+        self._check_number("top_p", "must be in (0, 1]", lambda x: 0 < x <= 1)
         if self.n > 1 and self.greedy:
             raise ValueError(f"n must be 1 when temperature is 0 (all outputs would be the same), got {self.n}")
 
@@ -72,18 +70,36 @@ class SamplingParams:
     def greedy(self) -> bool:
         return self.temperature < GREEDY_BELOW_TEMPERATURE
 
+    def _check_integer(self, name: str, minimum: int, maximum: int, *, optional: bool = False) -> None:
+        value = getattr(self, name)
+        if value is None and optional:
+            return
+        kind = "an integer or None" if optional else "an integer"
+        object.__setattr__(self, name, _to_integer(name, kind, value, minimum, maximum))
 
-def _check_integer(name: str, value: object, minimum: int, maximum: int, *, optional: bool = False) -> None:
-    if value is None and optional:
-        return
-    # NumPy's integers come out of tokenizers and arrays; bool is an int that nobody means.
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer{' or None' if optional else ''}, got {value!r}")
-    if not minimum <= value.__index__() <= maximum:
+    def _check_stop_token_ids(self) -> None:
+        ids = self.stop_token_ids
+        if ids is None:
+            return
+        kind = "a sequence of integers or None"
+        if isinstance(ids, (str, bytes)) or not hasattr(ids, "__iter__"):
+            raise TypeError(f"stop_token_ids must be {kind}, got {ids!r}")
+        checked = tuple(_to_integer("stop_token_ids", kind, token_id, 0, 2**31 - 1) for token_id in ids)
+        object.__setattr__(self, "stop_token_ids", checked)
+
+    def _check_number(self, name: str, rule: str, holds: Callable[[float], bool]) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not hasattr(value, "__float__"):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+        if not holds(float(value)):
+            raise ValueError(f"{name} {rule}, got {value}")
+        object.__setattr__(self, name, float(value))
+
+
+def _to_integer(name: str, kind: str, value: object, minimum: int, maximum: int) -> int:
+    # NumPy's integers come out of tokenizers and arrays, and ctypes takes none; bool is an int that nobody means.
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(f"{name} must be {kind}, got {value!r}")
+    if not minimum <= operator.index(value) <= maximum:
         raise ValueError(f"{name} must be in [{minimum}, {maximum}], got {value}")
-
-
-def _check_number(name: str, value: object) -> float:
-    if isinstance(value, bool) or (not isinstance(value, (int, float)) and not hasattr(value, "__float__")):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    return float(value)
+    return operator.index(value)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,8 @@ class TokenizerError(ValueError):
 
 
 class Tokenizer:
-    """A ``tokenizer.json``, read by the ``tokenizers`` library when it is first used.
+    """A ``tokenizer.json``, read by the ``tokenizers`` library on a thread of its own: reading a large vocabulary
+    takes as long as loading an engine.
 
     Args:
         folder: holds ``tokenizer.json``.
@@ -35,16 +36,36 @@ class Tokenizer:
                 "transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...), "
                 "or pass skip_tokenizer_init=True and prompts of token ids"
             )
+        self._backend: tokenizers.Tokenizer | Exception | None = None
+        # No daemon: a process that ends while the library is reading would tear the thread apart inside it.
+        self._reader = threading.Thread(target=self._read, name="precast-tokenizer")
+        self._reader.start()
 
-    @functools.cached_property
-    def backend(self) -> tokenizers.Tokenizer:
-        """The object of the ``tokenizers`` library, for what this class does not offer."""
-        import tokenizers
-
+    def _read(self) -> None:
         try:
-            return tokenizers.Tokenizer.from_file(str(self._path))
-        except Exception as error:
-            raise TokenizerError(f"{self._path} is not a tokenizer that can be read: {error}") from error
+            import tokenizers
+
+            backend = tokenizers.Tokenizer.from_file(str(self._path))
+        except Exception as error:  # noqa: BLE001  the library raises nothing more precise, and `backend` raises it again
+            self._backend = error
+            return
+        # Some files say how their trainer cut and filled up its texts, which is no business of prompts.
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+
+    @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The object of the ``tokenizers`` library, for what this class does not offer.
+
+        Raises:
+            TokenizerError: the file is damaged, or needs a newer library.
+        """
+        self._reader.join()
+        if isinstance(self._backend, Exception):
+            raise TokenizerError(f"{self._path} cannot be read: {self._backend}") from self._backend
+        assert self._backend is not None
+        return self._backend
 
     @property
     def vocab_size(self) -> int:
@@ -52,14 +73,23 @@ class Tokenizer:
         return self.backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        """Raises UnicodeEncodeError (a ValueError) for a text with lone surrogates."""
+        try:
+            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except TypeError:
+            text.encode()  # names the surrogate, where the library only says that this is no str
+            raise
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
 
 def read_generation_config(folder: Path) -> dict[str, Any]:
-    """The checkpoint's ``generation_config.json``; empty where it has none."""
+    """The checkpoint's ``generation_config.json``; empty where it has none.
+
+    Raises:
+        TokenizerError: it is not a JSON object.
+    """
     path = folder / "generation_config.json"
     if not path.is_file():
         return {}
@@ -67,4 +97,6 @@ def read_generation_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_bytes())
     except ValueError as error:
         raise TokenizerError(f"{path} is not JSON: {error}") from error
-    return config if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        raise TokenizerError(f"{path} must hold a JSON object, not {type(config).__name__}")
+    return config

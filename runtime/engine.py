@@ -66,13 +66,13 @@ class Engine:
         self._requests: dict[int, RequestHandle] = {}
         self._lock = threading.Lock()
         self._next_id = 1
-        self.info: dict[str, Any] = self._native.read_json("precast_engine_info")
         # The thread must not refer to this object, or an engine that was only forgotten would never end.
         self._dispatcher = threading.Thread(
             target=_dispatch_events, args=(self._native, self._requests), name="precast-events", daemon=True
         )
         self._dispatcher.start()
         self._finalizer = weakref.finalize(self, _end_engine, self._native, self._dispatcher)
+        self.info: dict[str, Any] = self._native.read_json("precast_engine_info")
 
     def submit(self, requests: Sequence[EngineRequest]) -> list[RequestHandle]:
         """Queues all requests or, when one is invalid, none.
@@ -88,9 +88,11 @@ class Engine:
         self._requests.update((handle.id, handle) for handle in handles)
         try:
             self._native.submit(first_id, requests)
-        except BaseException:
+        except BaseException:  # also Ctrl-C, which may come when the library has already taken them
             for handle in handles:
                 self._requests.pop(handle.id, None)
+                if not self._native.forked:
+                    handle.cancel()
             raise
         return handles
 
@@ -121,10 +123,10 @@ def _dispatch_events(engine: NativeEngine, requests: dict[int, RequestHandle]) -
     """The dispatcher's work: hands out events until the engine is shut down, then releases it."""
     try:
         for request_id, event in engine.wait():
-            if isinstance(event, FinishedEvent):
-                requests.pop(request_id)._events.put(event)
-            else:
-                requests[request_id]._events.put(event)
+            finished = isinstance(event, FinishedEvent)
+            handle = requests.pop(request_id, None) if finished else requests.get(request_id)
+            if handle is not None:  # None: nobody reads a request whose submission was interrupted
+                handle._events.put(event)
     finally:
         engine.release()
         # Only a defect leaves requests here. Their readers must not wait for ever.
@@ -134,6 +136,8 @@ def _dispatch_events(engine: NativeEngine, requests: dict[int, RequestHandle]) -
 
 
 def _end_engine(engine: NativeEngine, dispatcher: threading.Thread) -> None:
+    if engine.forked:  # the engine and its threads live in the parent only
+        return
     engine.shut_down()
     # A forgotten engine may be collected in any thread, also in its own dispatcher.
     if dispatcher is not threading.current_thread():

@@ -28,6 +28,9 @@ class NativeError(RuntimeError):
         # A newer library may answer with a code that this binding does not know: it stays a number.
         self.code: int = ErrorCode(code) if code in ErrorCode._value2member_map_ else code
 
+    def __reduce__(self) -> tuple[type[NativeError], tuple[int, str]]:
+        return type(self), (int(self.code), str(self))
+
 
 class InvalidRequestError(NativeError, ValueError):
     """The caller passed something that can never work."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from precast.runtime.errors import make_error
+from precast.version import __version__
 
 # The ABI that the structs below describe: the number in libprecast's soname.
 _LIBRARY_NAME = "libprecast.so.0"
@@ -152,11 +153,17 @@ def load_library() -> ctypes.CDLL:
 
     Raises:
         FileNotFoundError: it is not installed.
-        OSError: it cannot be opened.
+        OSError: it cannot be opened, or it is too old.
     """
-    library = ctypes.CDLL(str(library_path()))
+    path = library_path()
+    library = ctypes.CDLL(str(path))
     for name, (result, arguments) in _FUNCTIONS.items():
-        function = getattr(library, name)
+        try:
+            function = getattr(library, name)
+        except AttributeError as error:
+            raise OSError(
+                f"{path} has no function {name}, so it is older than precast {__version__} in Python: reinstall precast"
+            ) from error
         function.restype = result
         function.argtypes = arguments
     return library

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from precast.runtime import library as native
-from precast.runtime.errors import ErrorCode, ShutDownError
+from precast.runtime.errors import ErrorCode, InvalidRequestError, NativeError, ShutDownError
 from precast.runtime.requests import (
     EngineOptions,
     EngineRequest,
@@ -38,6 +38,7 @@ class NativeEngine:
     def __init__(self, path: Path, options: EngineOptions) -> None:
         self._library = native.load_library()
         self._lock = threading.Lock()
+        self._pid = os.getpid()
         self._pointer: ctypes.c_void_p | None = _new_engine(self._library, path, options)
 
     def submit(self, first_id: int, requests: Sequence[EngineRequest]) -> None:
@@ -84,7 +85,18 @@ class NativeEngine:
             pointer, self._pointer = self._pointer, None
         self._library.precast_engine_delete(pointer)
 
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process that loaded the engine, and can do nothing with it."""
+        return os.getpid() != self._pid
+
     def _call(self, function: str, *arguments: Any) -> None:
+        if self.forked:  # the lock may have been held by a thread that the child does not have
+            raise NativeError(
+                ErrorCode.FORKED,
+                f"this engine belongs to process {self._pid}, and this is its fork {os.getpid()}: "
+                "load the engine again in this process",
+            )
         with self._lock:
             if self._pointer is None:
                 raise ShutDownError(ErrorCode.SHUT_DOWN, "the engine has been shut down")
@@ -122,16 +134,23 @@ def _request_struct(request_id: int, request: EngineRequest) -> native.RequestSt
     sampling.top_k = request.top_k
     sampling.top_p = request.top_p
     sampling.seed = request.seed & (2**64 - 1)
-    sampling.stop_token_ids = (ctypes.c_int32 * len(request.stop_token_ids))(*request.stop_token_ids)
+    sampling.stop_token_ids = _int32_array("stop_token_ids", request.stop_token_ids)
     sampling.num_stop_token_ids = len(request.stop_token_ids)
     sampling.ignore_eos = request.ignore_eos
     struct = native.RequestStruct()
     struct.struct_size = ctypes.sizeof(struct)
     struct.id = request_id
-    struct.prompt_token_ids = (ctypes.c_int32 * len(request.prompt_token_ids))(*request.prompt_token_ids)
+    struct.prompt_token_ids = _int32_array("prompt_token_ids", request.prompt_token_ids)
     struct.num_prompt_tokens = len(request.prompt_token_ids)
     struct.sampling = ctypes.pointer(sampling)
     return struct
+
+
+def _int32_array(name: str, values: Sequence[int]) -> ctypes.Array[ctypes.c_int32]:
+    for value in values:
+        if not -(2**31) <= value < 2**31:  # ctypes would silently keep the lowest 32 bits
+            raise InvalidRequestError(ErrorCode.INVALID_ARGUMENT, f"{name} has {value}, which is no 32-bit integer")
+    return (ctypes.c_int32 * len(values))(*values)
 
 
 def _to_event(library: ctypes.CDLL, struct: native.EventStruct) -> Event | None:
@@ -140,11 +159,15 @@ def _to_event(library: ctypes.CDLL, struct: native.EventStruct) -> Event | None:
         return TokenEvent(struct.token_id, struct.time_ns)
     if struct.kind != native.EVENT_FINISHED:
         return None
+    error = native.take_error(library, struct.error)
+    reason = _FINISH_REASONS.get(struct.finish_reason, FinishReason.ERROR)
+    if reason is FinishReason.ERROR and error is None:
+        error = NativeError(ErrorCode.INTERNAL, f"the library ended the request with reason {struct.finish_reason}")
     return FinishedEvent(
-        reason=_FINISH_REASONS[struct.finish_reason],
+        reason=reason,
         stop_token_id=struct.stop_token_id if struct.stop_token_id >= 0 else None,
         num_prompt_tokens=struct.num_prompt_tokens,
         num_output_tokens=struct.num_output_tokens,
         time_ns=struct.time_ns,
-        error=native.take_error(library, struct.error),
+        error=error,
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import operator
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 
 class FinishReason(enum.Enum):
@@ -32,8 +34,13 @@ class EngineOptions:
         limits = {"num_threads": 32, "max_batch_size": 32, "max_num_tokens": 32, "max_seq_len": 32}
         for name, bits in {**limits, "kv_cache_bytes": 64}.items():
             value = getattr(self, name)
-            if value is not None and not 1 <= value < 2**bits:
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+                raise TypeError(f"{name} must be an integer or None, got {value!r}")
+            if not 1 <= operator.index(value) < 2**bits:
                 raise ValueError(f"{name} must be between 1 and 2**{bits} - 1, or None, got {value}")
+            object.__setattr__(self, name, operator.index(value))  # ctypes takes no integers of NumPy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +58,13 @@ class EngineRequest:
     """Only the lowest 64 bits count."""
     stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        # In C these are unsigned: -1 would become a large number instead of an error.
+        if self.max_tokens is not None and not 1 <= self.max_tokens < 2**31:
+            raise ValueError(f"max_tokens must be between 1 and 2**31 - 1, or None, got {self.max_tokens}")
+        if not 0 <= self.top_k < 2**31:
+            raise ValueError(f"top_k must be between 0 and 2**31 - 1, got {self.top_k}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from precast.builder.weights import WeightRecipe
+from precast.checkpoints.engine_manifest import KvCacheSpec
 
 DTYPES = {"float32": ir.DataType.FLOAT, "uint8": ir.DataType.UINT8}
 
@@ -15,24 +16,18 @@ class IntegrityError(Exception):
 
 
 @dataclass(frozen=True)
-class KvCache:
-    """The pool of one attention layer: graph input `name`, uint8 [num_blocks, block_bytes]."""
-
-    name: str
-    layout: str
-    block_bytes: int
-
-
-@dataclass(frozen=True)
 class Network:
     """A graph whose initialisers carry no data, and the recipe of each.
 
-    The graph and the table are changed in place by passes; `check_integrity` says whether they still agree.
+    Blocks and passes change the members in place; `check_integrity` says whether they agree.
+
+    Attributes:
+        kv_caches: The pools, one for each attention layer, in the order of their graph inputs.
     """
 
     model: ir.Model
     weights: dict[str, WeightRecipe]
-    kv_caches: tuple[KvCache, ...]
+    kv_caches: list[KvCacheSpec]
 
     @property
     def graph(self) -> ir.Graph:
@@ -46,7 +41,8 @@ class Network:
         """
         if name in self.weights:
             raise IntegrityError(f"initialiser {name} exists already")
-        value = ir.Value(name=name, shape=ir.Shape(recipe.stored_shape), type=ir.TensorType(DTYPES[recipe.stored_dtype]))
+        tensor_type = ir.TensorType(DTYPES[recipe.stored_dtype])
+        value = ir.Value(name=name, shape=ir.Shape(recipe.stored_shape), type=tensor_type)
         self.graph.initializers[name] = value
         self.weights[name] = recipe
         return value

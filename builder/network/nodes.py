@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Protocol
 
 import onnx_ir as ir
 
+from precast.builder.network.inputs import LOGIT_ROWS, NUM_LOGIT_ROWS
+
 
 class Op(Protocol):
     """A plugin's schema module: what names one version of an op."""
@@ -43,16 +45,26 @@ def precast_node(
     )
 
 
-def builtin_node(
-    op_type: str, inputs: Sequence[ir.Value], output: ir.Value, name: str, **attributes: int
-) -> ir.Node:
+def builtin_node(op_type: str, inputs: Sequence[ir.Value], output: ir.Value, name: str, **attributes: int) -> ir.Node:
     """A node of an operator of ONNX itself."""
     return ir.Node("", op_type, inputs, ir.convenience.convert_attributes(attributes), outputs=[output], name=name)
 
 
-def activation(name: str, *shape: int | str) -> ir.Value:
-    """A float32 value of the given shape; a string is a symbolic dimension."""
-    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+def select_rows_node(x: ir.Value, logit_rows: ir.Value) -> ir.Node:
+    """Gather: the rows of x whose indices `logit_rows` holds."""
+    name = f"{x.name}.{LOGIT_ROWS}"
+    output = ir.Value(name=name, shape=with_rows(x.shape, NUM_LOGIT_ROWS), type=x.type)
+    return builtin_node("Gather", [x, logit_rows], output, name, axis=0)
+
+
+def selects_rows(node: ir.Node | None) -> bool:
+    """Whether the node is one that `select_rows_node` makes."""
+    return node is not None and is_builtin(node, "Gather") and required_input(node, 1).name == LOGIT_ROWS
+
+
+def with_rows(shape: ir.Shape | None, rows: str) -> ir.Shape:
+    """The shape with its first axis, the rows, replaced by a symbolic one."""
+    return ir.Shape((rows, *(() if shape is None else shape.dims[1:])))
 
 
 def is_op(node: ir.Node | None, op: Op) -> bool:

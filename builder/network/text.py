@@ -1,13 +1,13 @@
 """A network as text: one line a node and one an initialiser, for people, graph dumps and exact tests.
 
-    inputs:
-      token_ids int32 [num_tokens]
-    nodes:
-      layers.0.attention.o: [num_tokens, 64] = Linear(layers.0.attention, layers.0.attention.o.weight) {in_features=64, ...}
-    initialisers:
-      layers.0.attention.o.weight x16k1.f32/1 [64, 64] <- layers.0.attention.o.weight
-    outputs:
-      logits float32 [num_logit_rows, 256]
+inputs:
+  token_ids int32 [num_tokens]
+nodes:
+  layers.0.attention.o: [num_tokens, 64] = Linear(layers.0.attention, layers.0.attention.o.weight) {...}
+initialisers:
+  layers.0.attention.o.weight x16k1.f32/1 [64, 64] <- layers.0.attention.o.weight
+outputs:
+  logits float32 [num_logit_rows, 256]
 """
 
 import onnx_ir as ir

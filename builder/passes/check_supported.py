@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from precast.builder.network.network import Network
 from precast.builder.passes.base import InvariantError, Pass
-from precast.builder.weights import PLAIN
+from precast.checkpoints.weights_index import PLAIN_LAYOUT
 from precast.plugins import SUPPORTED_LAYOUTS, SUPPORTED_OPS
 from precast.plugins.domain import DOMAIN
 
@@ -30,7 +30,7 @@ class CheckSupported(Pass):
             _check_node(node)
         for name, recipe in network.weights.items():
             # 3.
-            if recipe.layout != PLAIN and recipe.layout not in SUPPORTED_LAYOUTS:
+            if recipe.layout != PLAIN_LAYOUT and recipe.layout not in SUPPORTED_LAYOUTS:
                 _refuse(f"initialiser {name}", f"layout {recipe.layout}", SUPPORTED_LAYOUTS)
         readers = {value.name: len(value.uses()) for value in network.graph.inputs}
         for cache in network.kv_caches:
@@ -60,4 +60,5 @@ def versioned_op(node: ir.Node) -> str:
 
 
 def _refuse(culprit: str, what: str, supported: tuple[str, ...]) -> NoReturn:
-    raise InvariantError(f"{culprit} uses {what}, which the runtime does not support; supported: {', '.join(supported)}")
+    known = ", ".join(supported)
+    raise InvariantError(f"{culprit} uses {what}, which the runtime does not support; supported: {known}")

@@ -11,8 +11,8 @@ from precast.plugins.rms_norm import schema as rms_norm
 class FuseResidualNorm(Pass):
     """Replace s = Add(a, b), y = RmsNorm(s) by one RmsNorm with a residual: the row is read once.
 
-    1. The fused node reads a as x and b as residual; it gives y under the norm's names and s, as its output
-       `sum`, under the Add's. All other uses of s read that.
+    1. The fused node reads b as x and a, the stream that the Add continues, as residual; it gives y under the
+       norm's name and s, as its output `sum`, under the Add's. All other uses of s read that.
     2. Of several norms that read one Add only the first is fused; the others go on reading s.
     3. An Add that broadcasts, and one that is an output of the graph, stays.
     """
@@ -31,7 +31,7 @@ def _norm_of(add: ir.Node) -> ir.Node | None:
     """The norm that the Add is fused into, if rules 2 and 3 allow one."""
     (total,) = add.outputs
     # 3.
-    if total.is_graph_output() or len({required_input(add, 0).shape, required_input(add, 1).shape}) != 1:
+    if total.is_graph_output() or required_input(add, 0).shape != required_input(add, 1).shape:
         return None
     # 2.
     for use in total.uses():
@@ -43,7 +43,7 @@ def _norm_of(add: ir.Node) -> ir.Node | None:
 def _fuse(network: Network, add: ir.Node, norm: ir.Node) -> None:
     # 1. At the Add's place, so that it comes before every reader of either output. A norm's weight is an
     # initialiser, so it is there already.
-    x, residual = required_input(add, 0), required_input(add, 1)
+    residual, x = required_input(add, 0), required_input(add, 1)
     attributes = rms_norm.RmsNormAttributes(epsilon=norm.attributes["epsilon"].as_float())
     old_values = [norm.outputs[0], add.outputs[0]]
     new_values = [ir.Value(name=old.name, shape=old.shape, type=old.type) for old in old_values]

@@ -1,12 +1,12 @@
 """Select the rows that need logits as early as the graph allows, not just before the head."""
 
-from collections.abc import Iterable
+from collections.abc import Container
 
 import onnx_ir as ir
 
 from precast.builder.network.inputs import LOGIT_ROWS, NUM_LOGIT_ROWS
 from precast.builder.network.network import Network
-from precast.builder.network.nodes import builtin_node, is_builtin
+from precast.builder.network.nodes import input_at, select_rows_node, selects_rows, with_rows
 from precast.builder.passes.base import InvariantError, Pass
 
 ROW_INPUTS = {
@@ -49,51 +49,42 @@ def _narrow_nodes(graph: ir.Graph) -> dict[ir.Node, None]:
     # 1. From the last node to the first: a node's readers are judged before it.
     narrow: dict[ir.Node, None] = {}
     for node in reversed(graph):
-        uses = [use for value in node.outputs for use in value.uses()]
-        selected = all(_selects_rows(use.node) and use.idx == 0 or use.node in narrow for use in uses)
-        if (node.domain, node.op_type) in ROW_INPUTS and uses and selected and not _is_output(node.outputs):
+        uses = [(use.node, use.idx) for value in node.outputs for use in value.uses()]
+        wanted = uses and all(selects_rows(reader) or _reads_row(reader, index, narrow) for reader, index in uses)
+        is_output = any(value.is_graph_output() for value in node.outputs)
+        if (node.domain, node.op_type) in ROW_INPUTS and wanted and not is_output:
             narrow[node] = None
     return dict.fromkeys(reversed(narrow))
 
 
-def _select_inputs(graph: ir.Graph, node: ir.Node, narrow: Iterable[ir.Node]) -> None:
+def _reads_row(reader: ir.Node, index: int, narrow: Container[ir.Node]) -> bool:
+    return reader in narrow and index in ROW_INPUTS[reader.domain, reader.op_type]
+
+
+def _select_inputs(graph: ir.Graph, node: ir.Node, narrow: Container[ir.Node]) -> None:
     # 2.
     for index in ROW_INPUTS[node.domain, node.op_type]:
-        value = node.inputs[index] if index < len(node.inputs) else None
-        if value is not None and value.producer() not in narrow and not _selects_rows(value.producer()):
+        value = input_at(node, index)
+        if value is not None and value.producer() not in narrow and not selects_rows(value.producer()):
             node.replace_input_with(index, _selection(graph, value, node))
 
 
 def _selection(graph: ir.Graph, value: ir.Value, reader: ir.Node) -> ir.Value:
-    """The wanted rows of `value`: the output of a Gather before `reader`, made if there is none yet."""
+    """The wanted rows of `value`: the output of a Gather, made before `reader` if there is none yet."""
     for use in value.uses():
-        if _selects_rows(use.node) and use.idx == 0:
+        if selects_rows(use.node):
             return use.node.outputs[0]
     rows = next(graph_input for graph_input in graph.inputs if graph_input.name == LOGIT_ROWS)
-    name = f"{value.name}.{LOGIT_ROWS}"
-    selection = ir.Value(name=name, shape=_selected_shape(value), type=value.type)
-    graph.insert_before(reader, builtin_node("Gather", [value, rows], selection, name, axis=0))
-    return selection
+    gather = select_rows_node(value, rows)
+    graph.insert_before(reader, gather)
+    return gather.outputs[0]
 
 
 def _drop_gathers(graph: ir.Graph, node: ir.Node) -> None:
     for value in node.outputs:
-        value.shape = _selected_shape(value)
+        value.shape = with_rows(value.shape, NUM_LOGIT_ROWS)
         # 3.
         for use in list(value.uses()):
-            if _selects_rows(use.node):
+            if selects_rows(use.node):
                 ir.convenience.replace_all_uses_with(use.node.outputs[0], value)
                 graph.remove(use.node, safe=True)
-
-
-def _selected_shape(value: ir.Value) -> ir.Shape:
-    dims = () if value.shape is None else value.shape.dims
-    return ir.Shape((NUM_LOGIT_ROWS, *dims[1:]))
-
-
-def _selects_rows(node: ir.Node | None) -> bool:
-    return node is not None and is_builtin(node, "Gather") and node.inputs[1] is not None and node.inputs[1].name == LOGIT_ROWS
-
-
-def _is_output(values: Iterable[ir.Value]) -> bool:
-    return any(value.is_graph_output() for value in values)

@@ -23,12 +23,14 @@ def test_what_json_writes_is_read_back(document: Any, ensure_ascii: bool) -> Non
     assert parse_json(json.dumps(document, ensure_ascii=ensure_ascii).encode(), "doc") == document
 
 
-@given(st.binary(max_size=40) | st.text("{}[]\",:\\u0d18e+-.tfn \n", max_size=40).map(str.encode))
+@given(st.binary(max_size=40) | st.text('{}[]",:\\u0d18e+-.tfn \n', max_size=40).map(str.encode))
 def test_any_bytes_are_read_or_refused_under_their_name(data: bytes) -> None:
+    refusal = ""
     try:
         parse_json(data, "doc")
     except CorruptEngineError as error:
-        assert str(error).startswith("doc:")
+        refusal = str(error)
+    assert refusal == "" or refusal.startswith("doc:")
 
 
 @pytest.mark.parametrize(

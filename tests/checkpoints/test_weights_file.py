@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import os
 import struct
 import zlib
@@ -40,7 +41,13 @@ def record(name: bytes, dtype: bytes, layout: bytes, shape: tuple[int, ...], off
 
 def file_of(records: bytes, **fields: int) -> bytes:
     """A whole file around an index, with right checksums; `fields` replace header fields that would be right."""
-    right = {"version": 1, "tensor_count": 1, "index_size": len(records), "data_offset": 2 * MIB, "file_size": 2 * MIB + 64}
+    right = {
+        "version": 1,
+        "tensor_count": 1,
+        "index_size": len(records),
+        "data_offset": 2 * MIB,
+        "file_size": 2 * MIB + 64,
+    }
     values = [*(right | fields).values()]
     header = b"PRECASTW" + struct.pack("<IIQQQI16x", *values, zlib.crc32(records))
     data = header + struct.pack("<I", zlib.crc32(header)) + records
@@ -57,8 +64,6 @@ def test_the_bytes_are_those_of_the_page(tmp_path: Path) -> None:
 
 
 def test_the_entry_is_that_of_the_file(tmp_path: Path) -> None:
-    import hashlib
-
     with WeightsWriter(tmp_path / "w", list(TENSORS)) as writer:
         assert writer.entry is None
         for spec, array in TENSORS.items():
@@ -151,50 +156,99 @@ def refusal(tmp_path: Path, data: bytes) -> str:
     return str(caught.value).removeprefix(f"{path}: ")
 
 
-GOOD = record(b"a", b"float32", b"plain", (4, 4), 2 * MIB, 64)
+START = 2 * MIB
+END = START + 64
+
+
+def one(
+    name: bytes = b"a",
+    dtype: bytes = b"float32",
+    layout: bytes = b"plain",
+    shape: tuple[int, ...] = (4, 4),
+    offset: int = START,
+    size: int = 64,
+) -> bytes:
+    return record(name, dtype, layout, shape, offset, size)
+
+
+SIZE = len(one())
+DATA_OFFSET = f"data_offset must be a multiple of {START} from {64 + SIZE} to {END}, got"
+CUT_SHORT = "the copy was cut short; copy the engine again or rebuild it"
 
 
 @pytest.mark.parametrize(
-    ("data", "complaint"),
+    ("fields", "complaint"),
     [
-        (b"GGUF" + bytes(100), 'not a weights file: it must start with "PRECASTW", got "GGUF\\x00\\x00\\x00\\x00"'),
-        (file_of(GOOD, index_size=U64 - 1), f"index_size must be at most {64 * MIB}, got {U64 - 1}"),
-        (file_of(GOOD, index_size=64 * MIB), f"data_offset must be a multiple of {2 * MIB} from {64 * MIB + 64} to {2 * MIB + 64}, got {2 * MIB}"),
-        (file_of(GOOD, data_offset=0), f"data_offset must be a multiple of {2 * MIB} from {64 + len(GOOD)} to {2 * MIB + 64}, got 0"),
-        (file_of(GOOD, data_offset=MIB), f"data_offset must be a multiple of {2 * MIB} from {64 + len(GOOD)} to {2 * MIB + 64}, got {MIB}"),
-        (file_of(GOOD, data_offset=U64 - 2 * MIB), f"data_offset must be a multiple of {2 * MIB} from {64 + len(GOOD)} to {2 * MIB + 64}, got {U64 - 2 * MIB}"),
-        (file_of(GOOD, file_size=5), f"is {2 * MIB + 64} bytes, its header says 5: the copy was cut short; copy the engine again or rebuild it"),
-        (file_of(GOOD, tensor_count=0), f"the index is {len(GOOD)} bytes, its 0 records end after 0"),
-        (file_of(GOOD, tensor_count=2), "record 1 of the index: needs 16 bytes, the index has 0 left"),
-        (file_of(GOOD, tensor_count=(1 << 32) - 1), "record 1 of the index: needs 16 bytes, the index has 0 left"),
-        (file_of(GOOD + GOOD[:12], tensor_count=2), "record 1 of the index: needs 16 bytes, the index has 12 left"),
-        (file_of(GOOD[:-8]), f"record 0 of the index: needs {len(GOOD)} bytes, the index has {len(GOOD) - 8} left"),
-        (file_of(record(b"", b"float32", b"plain", (4, 4), 2 * MIB, 64)), "record 0 of the index: name_len must be from 1 to 1024, got 0"),
-        (file_of(struct.pack("<IIII", 0xFFFFFFFF, 1, 1, 0)), "record 0 of the index: name_len must be from 1 to 1024, got 4294967295"),
-        (file_of(struct.pack("<IIII", 1, 65, 1, 0)), "record 0 of the index: dtype_len must be from 1 to 64, got 65"),
-        (file_of(struct.pack("<IIII", 1, 1, 0, 0)), "record 0 of the index: layout_len must be from 1 to 64, got 0"),
-        (file_of(struct.pack("<IIII", 1, 1, 1, 0xFFFFFFFF)), "record 0 of the index: rank must be from 0 to 8, got 4294967295"),
-        (file_of(record(b"a\0b", b"float32", b"plain", (4, 4), 2 * MIB, 64)), 'record 0 of the index: name must be printable ASCII without spaces, got "a\\x00b"'),
-        (file_of(record(b"a", b"float32", b"pl in", (4, 4), 2 * MIB, 64)), 'record 0 of the index: layout must be printable ASCII without spaces, got "pl in"'),
-        (file_of(record(b"a", b"float33", b"plain", (4, 4), 2 * MIB, 64)), 'record 0 of the index: tensor "a": the dtype "float33" is unknown'),
-        (file_of(record(b"a", b"float32", b"plain", (0, 4), 2 * MIB, 0)), 'record 0 of the index: tensor "a": the extent of axis 0 must be at least 1, got 0'),
-        (file_of(record(b"a", b"float32", b"plain", (1 << 63, 1 << 63), 2 * MIB, 64)), f'record 0 of the index: tensor "a": its shape needs more than {(1 << 63) - 1} bytes'),
-        (file_of(record(b"a", b"float32", b"plain", (1 << 62, 4), 2 * MIB, 0)), f'record 0 of the index: tensor "a": its shape needs more than {(1 << 63) - 1} bytes'),
-        (file_of(record(b"a", b"float32", b"plain", (4, 4), 2 * MIB, 60)), 'record 0 of the index: tensor "a": its shape needs 64 bytes, its size is 60'),
-        (file_of(record(b"a", b"float32", b"plain", (4, 4), 2 * MIB + 4, 64)), f'record 0 of the index: tensor "a": its offset must be a multiple of 64, got {2 * MIB + 4}'),
-        (file_of(record(b"a", b"float32", b"plain", (4, 4), 64, 64)), f'record 0 of the index: tensor "a": its offset must be at least {2 * MIB}, where the bytes before it end, got 64'),
-        (file_of(GOOD + record(b"b", b"uint8", b"plain", (1,), 2 * MIB, 1), tensor_count=2), f'record 1 of the index: tensor "b": its offset must be at least {2 * MIB + 64}, where the bytes before it end, got {2 * MIB}'),
-        (file_of(record(b"a", b"float32", b"plain", (4, 4), 2 * MIB + 64, 64)), f'record 0 of the index: tensor "a": its 64 bytes at offset {2 * MIB + 64} end behind the file\'s {2 * MIB + 64}'),
-        (file_of(record(b"a", b"float32", b"plain", (4, 4), U64 - 64, 64)), f'record 0 of the index: tensor "a": its 64 bytes at offset {U64 - 64} end behind the file\'s {2 * MIB + 64}'),
-        (file_of(record(b"a", b"uint8", b"plain", (1,), 2 * MIB, 1) + record(b"a", b"uint8", b"plain", (1,), 2 * MIB + 64, 1), tensor_count=2, file_size=2 * MIB + 65) + b"\0", 'tensor "a" is in the index twice'),
+        ({"index_size": U64 - 1}, f"index_size must be at most {64 * MIB}, got {U64 - 1}"),
+        ({"index_size": U64 - 64}, f"index_size must be at most {64 * MIB}, got {U64 - 64}"),
+        ({"index_size": START}, f"data_offset must be a multiple of {START} from {START + 64} to {END}, got {START}"),
+        ({"data_offset": 0}, f"{DATA_OFFSET} 0"),
+        ({"data_offset": MIB}, f"{DATA_OFFSET} {MIB}"),
+        ({"data_offset": 2 * START}, f"{DATA_OFFSET} {2 * START}"),
+        ({"data_offset": U64 - START}, f"{DATA_OFFSET} {U64 - START}"),
+        ({"file_size": 5}, f"is {END} bytes, its header says 5: {CUT_SHORT}"),
+        ({"file_size": U64 - 1}, f"is {END} bytes, its header says {U64 - 1}: {CUT_SHORT}"),
+        ({"tensor_count": 0}, f"the index is {SIZE} bytes, its 0 records end after 0"),
+        ({"tensor_count": 2}, "record 1 of the index: needs 16 bytes, the index has 0 left"),
+        ({"tensor_count": (1 << 32) - 1}, "record 1 of the index: needs 16 bytes, the index has 0 left"),
     ],
-)  # fmt: skip
-def test_hostile_files(tmp_path: Path, data: bytes, complaint: str) -> None:
-    assert refusal(tmp_path, data) == complaint
+)
+def test_hostile_headers(tmp_path: Path, fields: dict[str, int], complaint: str) -> None:
+    assert refusal(tmp_path, file_of(one(), **fields)) == complaint
+
+
+def test_a_file_of_another_kind(tmp_path: Path) -> None:
+    complaint = 'not a weights file: it must start with "PRECASTW", got "GGUF\\x00\\x00\\x00\\x00"'
+    assert refusal(tmp_path, b"GGUF" + bytes(100)) == complaint
+
+
+COUNTS = struct.Struct("<IIII")
+U32_MAX = (1 << 32) - 1
+NAME = "printable ASCII without spaces"
+
+
+@pytest.mark.parametrize(
+    ("records", "complaint"),
+    [
+        (one()[:-8], f"needs {SIZE} bytes, the index has {SIZE - 8} left"),
+        (one()[:12], "needs 16 bytes, the index has 12 left"),
+        (COUNTS.pack(0, 1, 1, 0), "name_len must be from 1 to 1024, got 0"),
+        (COUNTS.pack(U32_MAX, 1, 1, 0), f"name_len must be from 1 to 1024, got {U32_MAX}"),
+        (COUNTS.pack(1, 65, 1, 0), "dtype_len must be from 1 to 64, got 65"),
+        (COUNTS.pack(1, 1, 0, 0), "layout_len must be from 1 to 64, got 0"),
+        (COUNTS.pack(1, 1, 1, U32_MAX), f"rank must be from 0 to 8, got {U32_MAX}"),
+        (COUNTS.pack(1024, 64, 64, 8), "needs 1248 bytes, the index has 16 left"),
+        (one(name=b"a\0b"), f'name must be {NAME}, got "a\\x00b"'),
+        (one(name=b"\xff"), f'name must be {NAME}, got "\xff"'),
+        (one(layout=b"pl in"), f'layout must be {NAME}, got "pl in"'),
+        (one(dtype=b"float33"), 'tensor "a": the dtype "float33" is unknown'),
+        (one(shape=(0, 4), size=0), 'tensor "a": the extent of axis 0 must be at least 1, got 0'),
+        (one(shape=(1 << 63, 1 << 63)), f'tensor "a": its shape needs more than {(1 << 63) - 1} bytes'),
+        (one(shape=(1 << 62, 4), size=0), f'tensor "a": its shape needs more than {(1 << 63) - 1} bytes'),
+        (one(size=60), 'tensor "a": its shape needs 64 bytes, its size is 60'),
+        (one(offset=START + 4), f'tensor "a": its offset must be a multiple of 64, got {START + 4}'),
+        (one(offset=64), f'tensor "a": its offset must be at least {START}, where the bytes before it end, got 64'),
+        (one(offset=END), f'tensor "a": its 64 bytes at offset {END} end behind the file\'s {END}'),
+        (one(offset=U64 - 64), f'tensor "a": its 64 bytes at offset {U64 - 64} end behind the file\'s {END}'),
+    ],
+)
+def test_hostile_records(tmp_path: Path, records: bytes, complaint: str) -> None:
+    assert refusal(tmp_path, file_of(records)) == f"record 0 of the index: {complaint}"
+
+
+def test_overlaps_and_twins(tmp_path: Path) -> None:
+    overlap = one() + one(name=b"b", dtype=b"uint8", shape=(1,), size=1)
+    assert refusal(tmp_path, file_of(overlap, tensor_count=2)) == (
+        f'record 1 of the index: tensor "b": its offset must be at least {END}, '
+        f"where the bytes before it end, got {START}"
+    )
+    twins = one() + one(dtype=b"uint8", shape=(1,), offset=END, size=1)
+    data = file_of(twins, tensor_count=2, file_size=END + 1) + b"\0"
+    assert refusal(tmp_path, data) == 'tensor "a" is in the index twice'
 
 
 def test_another_version_is_unsupported_not_damaged(tmp_path: Path) -> None:
-    (tmp_path / "w").write_bytes(file_of(GOOD, version=2))
+    (tmp_path / "w").write_bytes(file_of(one(), version=2))
     with pytest.raises(UnsupportedEngineError, match="weights version 2, this precast reads 1: update precast"):
         read_weights_index(tmp_path / "w")
 
@@ -245,7 +299,7 @@ def test_the_writer_holds_its_caller_to_the_specs(tmp_path: Path) -> None:
 def test_writing_is_chunked_and_survives_short_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights_writer, "_CHUNK_BYTES", 7)
     assert write_tiny(tmp_path / "a").read_bytes() == write_tiny(tmp_path / "b").read_bytes()
-    assert read_weights_index(tmp_path / "a").tensors[0].spec == list(TENSORS)[0]
+    assert read_weights_index(tmp_path / "a").tensors[0].spec == next(iter(TENSORS))
 
 
 def test_a_full_disk_is_noticed_before_anything_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,9 @@
 """A tiny engine, for tests of the format: two tensors, one KV pool, a graph that is only bytes."""
 
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,3 +66,8 @@ def tree(directory: Path) -> dict[str, bytes]:
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     }
+
+
+def elsewhere(directory: Path) -> dict[str, Any]:
+    """Arguments of subprocess.run: import what this process imports, but not the rooms from the repository's root."""
+    return {"cwd": directory, "env": {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}}

@@ -109,7 +109,7 @@ def shards(args: argparse.Namespace, random: np.random.Generator) -> Iterator[di
 
 
 def write_tokenizer(folder: Path, vocab_size: int) -> None:
-    """A byte-level BPE tokenizer of exactly `vocab_size` tokens: all bytes, pairs of letters, then triples and so on."""
+    """A byte-level BPE tokenizer of `vocab_size` tokens: all bytes, pairs of letters, triples and so on."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

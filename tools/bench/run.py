@@ -44,7 +44,8 @@ W5_SCRIPT = """
 import sys
 from precast import LLM, SamplingParams
 llm = LLM(model=sys.argv[1])
-print(llm.generate("abc def ghi", SamplingParams(max_tokens=1, temperature=0), use_tqdm=False).outputs[0].token_ids[0], flush=True)
+params = SamplingParams(max_tokens=1, temperature=0)
+print(llm.generate("abc def ghi", params, use_tqdm=False).outputs[0].token_ids[0], flush=True)
 llm.shutdown()
 """
 

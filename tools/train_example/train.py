@@ -12,10 +12,9 @@ from __future__ import annotations
 import argparse
 import math
 import platform
-import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import tokenizers
@@ -28,7 +27,7 @@ from tokenizer import BOS, EOS, save_tokenizer, train_tokenizer
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 PROMPTS = ("The import statement", "A class definition")
 SAMPLE_TOKENS = 96
@@ -123,21 +122,23 @@ def new_model(tokenizer: Tokenizer, recipe: Recipe) -> LlamaForCausalLM:
 
 
 def train(model: LlamaForCausalLM, stream: TokenStream, recipe: Recipe, held_out: list[Tensor]) -> None:
-    """AdamW, linear warm-up, cosine decay. Held-out perplexity is printed on the way and decides nothing."""
+    """Linear warm-up, then cosine decay. Held-out perplexity is printed on the way and decides nothing."""
     windows = torch.Generator().manual_seed(recipe.seed)
-    optimizer = new_optimizer(model, recipe)
+    optimizers = new_optimizers(model, recipe)
     model.train()
     for step in range(recipe.num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, recipe)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, recipe)
         inputs_BW, targets_BW = draw_windows(stream, recipe, windows, bos=model.config.bos_token_id)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits_BWV = model(inputs_BW).logits
         loss = functional.cross_entropy(logits_BWV.float().flatten(0, 1), targets_BW.flatten())
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         if (step + 1) % 100 == 0 or step + 1 == recipe.num_steps:
             print(
                 f"step {step + 1}/{recipe.num_steps}: training loss {loss.item():.3f}, "
@@ -146,12 +147,25 @@ def train(model: LlamaForCausalLM, stream: TokenStream, recipe: Recipe, held_out
             )
 
 
-def new_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """Weight decay applies to matrices only, not to the norms' weights."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+def new_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the projections, AdamW for the embedding and the norms; weight decay on matrices only.
+
+    Muon learns about twice as much per step here, which is what matters on two cores.
+    """
+    embedding = model.get_input_embeddings().weight
     vectors = [parameter for parameter in model.parameters() if parameter.ndim == 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.peak_learning_rate, betas=(0.9, 0.95))
+    projections = [p for p in model.parameters() if p.ndim == 2 and p is not embedding]
+    adamw_groups = [{"params": [embedding], "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [
+        torch.optim.Muon(
+            projections,
+            lr=recipe.peak_learning_rate,
+            weight_decay=recipe.weight_decay,
+            momentum=0.95,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(adamw_groups, lr=recipe.peak_learning_rate, betas=(0.9, 0.95)),
+    ]
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
@@ -231,5 +245,19 @@ def measure(output: Path, split: Split, recipe: Recipe, minutes: float) -> Figur
             "transformers": transformers.__version__,
             "tokenizers": tokenizers.__version__,
         },
-        samples=tuple(draw_sample(model, tokenizer, prompt, greedy) for prompt in PROMPTS for greedy in (True, False)),
+        samples=tuple(draw_sample(model, tokenizer, prompt, greedy, recipe.seed) for prompt in PROMPTS for greedy in (True, False)),
     )
+
+
+def draw_sample(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: str, greedy: bool, seed: int
+) -> Sample:
+    """Continues `prompt` until eos or `SAMPLE_TOKENS` tokens; sampled with generation_config.json's settings."""
+    torch.manual_seed(seed)
+    inputs = tokenizer(prompt, return_tensors="pt")
+    output_1T = model.generate(**inputs, max_new_tokens=SAMPLE_TOKENS, **({"do_sample": False, "temperature": None, "top_p": None} if greedy else {}))
+    return Sample(prompt, greedy, tokenizer.decode(output_1T[0], skip_special_tokens=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -25,6 +25,8 @@ struct AttendSplitArgs {
   const void* q;                    // [num_rows, head_dim], rotated and rounded to the type of the cache
   const std::size_t* num_visible;   // [num_rows], ascending, 1 .. 512: row r sees the first num_visible[r] tokens
   const std::byte* const* tiles;    // the split's K tiles, each with its V tile behind it, as far as any row sees
+  const std::byte* const* next_tiles;  // K tiles likely to be asked for next: only ever prefetched
+  std::size_t num_next_tiles;
   float* scores;                    // [num_rows, 512] working memory at a multiple of 64 bytes
   SplitResult result;               // written
 };

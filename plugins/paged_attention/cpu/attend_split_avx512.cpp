@@ -68,6 +68,16 @@ struct Split {
   const float* k_tile(std::size_t tile) const noexcept { return reinterpret_cast<const float*>(args.tiles[tile]); }
   const float* v_tile(std::size_t tile) const noexcept { return k_tile(tile) + q_words * num_lanes; }
 
+  // Fetches from memory go on all the time, in step with computing: while K is read, V of the same tiles is prefetched,
+  // and while V is read, K of the next split.
+  void prefetch_v(std::size_t tile, std::size_t line) const noexcept { prefetch(v_tile(tile), line); }
+  void prefetch_next_k(std::size_t tile, std::size_t line) const noexcept {
+    if (tile < args.num_next_tiles) prefetch(reinterpret_cast<const float*>(args.next_tiles[tile]), line);
+  }
+  static void prefetch(const float* tile, std::size_t line) noexcept {
+    _mm_prefetch(reinterpret_cast<const char*>(tile + line * num_lanes), _MM_HINT_T1);
+  }
+
   const AttendSplitArgs& args;
   std::size_t head_dim;
   std::size_t q_words;
@@ -99,8 +109,12 @@ void score_block(const Split<Cache>& split, std::size_t first_row, std::size_t f
   const Word* const q = split.q(first_row);
   const float* tiles[Tiles];
   for (std::size_t t = 0; t < Tiles; ++t) tiles[t] = split.k_tile(first_tile + t);
+  const bool is_first = first_row == 0;
   for (std::size_t w = 0; w < split.q_words; ++w) {
     __m512 lines[Tiles];
+    if (is_first) {
+      for (std::size_t t = 0; t < Tiles; ++t) split.prefetch_v(first_tile + t, w);
+    }
     for (std::size_t t = 0; t < Tiles; ++t) lines[t] = _mm512_loadu_ps(tiles[t] + w * num_lanes);
     for (std::size_t r = 0; r < Rows; ++r) {
       const Word word = q[r * split.q_words + w];
@@ -172,23 +186,38 @@ void add_block(const Split<Cache>& split, std::size_t first_row, std::size_t d, 
   __mmask16 lanes[Columns];
   for (std::size_t c = 0; c < Columns; ++c) lanes[c] = first_lanes(split.head_dim - d - c * num_lanes);
   __m512 sums[Rows][Columns];
+#pragma GCC unroll 8
   for (std::size_t r = 0; r < Rows; ++r) {
     const float* const weighted = split.weighted(first_row + r) + d;
+#pragma GCC unroll 8
     for (std::size_t c = 0; c < Columns; ++c) sums[r][c] = _mm512_maskz_loadu_ps(lanes[c], weighted + c * num_lanes);
   }
   const Word* const probabilities = split.probabilities(first_row);
+  const bool is_first = first_row == 0;
+  const std::size_t first_column = d / num_lanes;
+  const std::size_t num_columns = (split.head_dim + num_lanes - 1) / num_lanes;
   for (std::size_t v_row = first_v_row; v_row < end_v_row; ++v_row) {
     const float* const v =
         split.v_tile(v_row / v_rows_per_tile) + v_row % v_rows_per_tile * split.head_dim + d;
+    if (is_first) {
+      for (std::size_t c = 0; c < Columns; ++c) {
+        const std::size_t line = v_row % v_rows_per_tile * num_columns + first_column + c;
+        split.prefetch_next_k(v_row / v_rows_per_tile, line);
+      }
+    }
     __m512 lines[Columns];
     for (std::size_t c = 0; c < Columns; ++c) lines[c] = _mm512_maskz_loadu_ps(lanes[c], v + c * num_lanes);
+#pragma GCC unroll 8
     for (std::size_t r = 0; r < Rows; ++r) {
       const Word word = probabilities[r * tokens_per_split + v_row];
+#pragma GCC unroll 8
       for (std::size_t c = 0; c < Columns; ++c) sums[r][c] = Cache::multiply_add(word, lines[c], sums[r][c]);
     }
   }
+#pragma GCC unroll 8
   for (std::size_t r = 0; r < Rows; ++r) {
     float* const weighted = split.weighted(first_row + r) + d;
+#pragma GCC unroll 8
     for (std::size_t c = 0; c < Columns; ++c) _mm512_mask_storeu_ps(weighted + c * num_lanes, lanes[c], sums[r][c]);
   }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <bit>
+#include <cstdint>
 #include <limits>
 
 #include "plugins/cpu/bf16.h"
@@ -14,12 +15,15 @@ namespace {
 // kv16.f32/1: K tile [D][16], V tile [16][D].
 struct F32Cache {
   using Element = float;
+  static constexpr std::size_t numbers_per_element = 1;
 
   static void score(const float* q, const float* k_tile, std::size_t head_dim, float* scores) noexcept {
+    float sums[tokens_per_tile] = {};
     for (std::size_t d = 0; d < head_dim; ++d) {
       const float* const k = k_tile + d * tokens_per_tile;
-      for (std::size_t j = 0; j < tokens_per_tile; ++j) scores[j] += q[d] * k[j];
+      for (std::size_t j = 0; j < tokens_per_tile; ++j) sums[j] += q[d] * k[j];
     }
+    std::copy(sums, sums + tokens_per_tile, scores);
   }
 
   static void add_values(const float* e, const float* v_tile, std::size_t num_tokens, std::size_t head_dim,
@@ -35,31 +39,37 @@ struct F32Cache {
 
 // kv16.bf16/1: K tile [D/2][16][2], V tile [8][D][2]. Of a pair the odd product is added first, as VDPBF16PS does.
 struct Bf16Cache {
-  using Element = Bf16;
+  // A pair, the even one in the lower half. Not two loads of 16 bits: GCC 12 vectorises those into wrong code.
+  using Element [[gnu::may_alias]] = std::uint32_t;
+  static constexpr std::size_t numbers_per_element = 2;
+  static_assert(std::endian::native == std::endian::little);
 
-  static void score(const Bf16* q, const Bf16* k_tile, std::size_t head_dim, float* scores) noexcept {
-    for (std::size_t d = 0; d < head_dim; d += 2) {
-      const Bf16* const k = k_tile + d * tokens_per_tile;
-      const float even = to_float(q[d]);
-      const float odd = to_float(q[d + 1]);
+  static float even(Element pair) noexcept { return std::bit_cast<float>(pair << 16); }
+  static float odd(Element pair) noexcept { return std::bit_cast<float>(pair & 0xFFFF0000u); }
+
+  static void score(const Element* q, const Element* k_tile, std::size_t head_dim, float* scores) noexcept {
+    float sums[tokens_per_tile] = {};
+    for (std::size_t i = 0; i < head_dim / 2; ++i) {
+      const Element* const k = k_tile + i * tokens_per_tile;
       for (std::size_t j = 0; j < tokens_per_tile; ++j) {
-        scores[j] = (scores[j] + odd * to_float(k[2 * j + 1])) + even * to_float(k[2 * j]);
+        sums[j] = (sums[j] + odd(q[i]) * odd(k[j])) + even(q[i]) * even(k[j]);
       }
     }
+    std::copy(sums, sums + tokens_per_tile, scores);
   }
 
-  static void add_values(const float* e, const Bf16* v_tile, std::size_t num_tokens, std::size_t head_dim,
+  static void add_values(const float* e, const Element* v_tile, std::size_t num_tokens, std::size_t head_dim,
                          float* weighted) noexcept {
-    for (std::size_t j = 0; j + 1 < num_tokens; j += 2) {
-      const Bf16* const v = v_tile + j * head_dim;
-      for (std::size_t d = 0; d < head_dim; ++d) {
-        weighted[d] = (weighted[d] + e[j + 1] * to_float(v[2 * d + 1])) + e[j] * to_float(v[2 * d]);
+    for (std::size_t j = 0; j < num_tokens; j += 2) {
+      const Element* const v = v_tile + j / 2 * head_dim;
+      if (j + 1 < num_tokens) {
+        for (std::size_t d = 0; d < head_dim; ++d) {
+          weighted[d] = (weighted[d] + e[j + 1] * odd(v[d])) + e[j] * even(v[d]);
+        }
+      } else {
+        for (std::size_t d = 0; d < head_dim; ++d) weighted[d] += e[j] * even(v[d]);
       }
     }
-    if (num_tokens % 2 == 0) return;
-    const std::size_t last = num_tokens - 1;
-    const Bf16* const v = v_tile + last * head_dim;
-    for (std::size_t d = 0; d < head_dim; ++d) weighted[d] += e[last] * to_float(v[2 * d]);
   }
 
   static float round(float e) noexcept { return to_float(round_to_bf16(e)); }
@@ -91,22 +101,22 @@ void attend_row(const AttendSplitArgs& args, std::size_t row) noexcept {
   using Element = typename Cache::Element;
   const std::size_t head_dim = args.head_dim;
   const std::size_t num_visible = args.num_visible[row];
-  const auto* const q = static_cast<const Element*>(args.q) + row * head_dim;
+  const std::size_t k_elements = head_dim * tokens_per_tile / Cache::numbers_per_element;
+  const auto* const q = static_cast<const Element*>(args.q) + row * head_dim / Cache::numbers_per_element;
   float* const scores = args.scores + row * tokens_per_split;
   float* const weighted = args.result.weighted + row * head_dim;
   const auto tile = [&](std::size_t first) {
     return reinterpret_cast<const Element*>(args.tiles[first / tokens_per_tile]);
   };
   for (std::size_t first = 0; first < num_visible; first += tokens_per_tile) {
-    float tile_scores[tokens_per_tile] = {};
-    Cache::score(q, tile(first), head_dim, tile_scores);
-    for (std::size_t j = 0; j < tokens_per_tile; ++j) scores[first + j] = args.scale * tile_scores[j];
+    Cache::score(q, tile(first), head_dim, scores + first);
   }
+  for (std::size_t j = 0; j < num_visible; ++j) scores[j] *= args.scale;
   softmax<Cache>(scores, num_visible, args.result.max[row], args.result.sum[row]);
   std::fill(weighted, weighted + head_dim, 0.0f);
   for (std::size_t first = 0; first < num_visible; first += tokens_per_tile) {
     const std::size_t num_tokens = std::min(tokens_per_tile, num_visible - first);
-    Cache::add_values(scores + first, tile(first) + tokens_per_tile * head_dim, num_tokens, head_dim, weighted);
+    Cache::add_values(scores + first, tile(first) + k_elements, num_tokens, head_dim, weighted);
   }
 }
 

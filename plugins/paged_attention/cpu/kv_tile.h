@@ -18,15 +18,12 @@ inline constexpr std::size_t tiles_per_split = tokens_per_split / tokens_per_til
   return tokens_per_tile * shape.head_dim * shape.element_bytes();
 }
 
-// The K tile of the 16 positions from `position`, a multiple of 16; its V tile lies behind it.
-[[maybe_unused]] static inline std::byte* find_tile(const PagedAttentionArgs& args, std::size_t sequence,
-                                                    std::size_t kv_head, std::size_t position) noexcept {
-  const PagedAttentionShape& shape = args.shape;
-  const std::int32_t block =
-      args.block_tables[sequence * args.block_table_width + position / shape.tokens_per_block];
-  const std::size_t tiles_per_block = shape.tokens_per_block / tokens_per_tile;
-  const std::size_t tile = kv_head * tiles_per_block + position % shape.tokens_per_block / tokens_per_tile;
-  return args.kv + static_cast<std::size_t>(block) * shape.block_bytes() + tile * 2 * tile_bytes(shape);
+// A K tile: number `tile` of those that a block has for one KV head. Its V tile lies behind it.
+[[maybe_unused]] static inline std::byte* find_tile(const PagedAttentionArgs& args, std::int32_t block,
+                                                    std::size_t kv_head, std::size_t tile) noexcept {
+  const std::size_t tiles_per_block = args.shape.tokens_per_block / tokens_per_tile;
+  return args.kv + static_cast<std::size_t>(block) * args.shape.block_bytes() +
+         (kv_head * tiles_per_block + tile) * 2 * tile_bytes(args.shape);
 }
 
 // The absolute position of a sequence's first row of this step.

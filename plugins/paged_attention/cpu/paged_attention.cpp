@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <utility>
 
 #include "plugins/paged_attention/cpu/attend_split.h"
 #include "plugins/paged_attention/cpu/attention_plan.h"
@@ -17,9 +18,16 @@ namespace {
 constexpr std::size_t elements_per_write_task = 16 * 1024;
 constexpr std::size_t min_cost_for_threads = 4 * 1024;  // tokens x rows, see AttentionPlan
 
+// The K tiles of one split.
+struct SplitTiles {
+  const std::byte* tiles[tiles_per_split];
+  std::size_t count = 0;
+};
+
 // What one worker needs besides the arguments, for one block at a time.
 struct Workspace {
-  const std::byte* tiles[tiles_per_split];
+  SplitTiles tiles;
+  SplitTiles next_tiles;
   std::size_t* num_visible;  // [max_rows]
   float* scores;             // [max_rows, 512]
   SplitResult split;         // of max_rows rows
@@ -28,6 +36,7 @@ struct Workspace {
 
 Workspace take_workspace(std::size_t max_rows, std::size_t head_dim, Scratch& scratch) {
   Workspace workspace{.tiles = {},
+                      .next_tiles = {},
                       .num_visible = scratch.take<std::size_t>(max_rows),
                       .scores = scratch.take<float>(max_rows * tokens_per_split),
                       .split = {.max = scratch.take<float>(max_rows),
@@ -46,20 +55,25 @@ class Attention {
       : args_(args), shape_(args.shape), attend_split_(attend_split), q_(q) {}
 
   // Attends to the splits of a task, and finishes the rows unless other tasks have splits of the same block.
-  void run(const AttendTask& task, Workspace& workspace) const noexcept {
+  // `next` is the task that this worker will do next, or null.
+  void run(const AttendTask& task, const AttendTask* next, Workspace& workspace) const noexcept {
     const QueryBlock& block = *task.block;
-    if (block.partials != nullptr) {
-      for (std::size_t split = task.first_split; split < task.end_split; ++split) {
-        attend(block, split, workspace, partial_result(block, shape_, split));
+    const bool is_divided = block.partials != nullptr;
+    if (!is_divided) start_rows(block, workspace);
+    find_tiles(block, task.first_split, workspace.tiles);
+    for (std::size_t split = task.first_split; split < task.end_split; ++split) {
+      workspace.next_tiles.count = 0;
+      if (split + 1 < task.end_split) {
+        find_tiles(block, split + 1, workspace.next_tiles);
+      } else if (next != nullptr) {
+        find_tiles(*next->block, next->first_split, workspace.next_tiles);
       }
-      return;
+      const SplitResult result = is_divided ? partial_result(block, shape_, split) : workspace.split;
+      attend(block, split, workspace, result);
+      if (!is_divided) merge_rows(block, split, result, workspace);
+      std::swap(workspace.tiles, workspace.next_tiles);
     }
-    start_rows(block, workspace);
-    for (std::size_t split = 0; split < block.num_splits; ++split) {
-      attend(block, split, workspace, workspace.split);
-      merge_rows(block, split, workspace.split, workspace);
-    }
-    finish_rows(block, workspace);
+    if (!is_divided) finish_rows(block, workspace);
   }
 
   // Merges what the tasks of a divided block left.
@@ -80,6 +94,24 @@ class Attention {
     return split_start <= block.position ? 0 : (split_start - block.position) * shape_.queries_per_kv();
   }
 
+  // The tiles that a block's rows see of a split.
+  void find_tiles(const QueryBlock& block, std::size_t split, SplitTiles& found) const noexcept {
+    const std::size_t tiles_per_block = shape_.tokens_per_block / tokens_per_tile;
+    const std::size_t first = split * tokens_per_split;
+    const std::size_t num_tokens = std::min(tokens_per_split, block.num_visible() - first);
+    found.count = (num_tokens + tokens_per_tile - 1) / tokens_per_tile;
+    const std::int32_t* entry =
+        args_.block_tables + block.sequence * args_.block_table_width + first / shape_.tokens_per_block;
+    std::size_t tile = first % shape_.tokens_per_block / tokens_per_tile;
+    for (std::size_t t = 0; t < found.count; ++t) {
+      found.tiles[t] = find_tile(args_, *entry, block.kv_head, tile);
+      if (++tile == tiles_per_block) {
+        tile = 0;
+        ++entry;
+      }
+    }
+  }
+
   // Row r's result goes to index r - first_row(block, split).
   void attend(const QueryBlock& block, std::size_t split, Workspace& workspace,
               const SplitResult& result) const noexcept {
@@ -91,16 +123,15 @@ class Attention {
       const std::size_t position = block.position + (first + r) / group;
       workspace.num_visible[r] = std::min(tokens_per_split, position + 1 - split_start);
     }
-    for (std::size_t j = 0; j < workspace.num_visible[rows - 1]; j += tokens_per_tile) {
-      workspace.tiles[j / tokens_per_tile] = find_tile(args_, block.sequence, block.kv_head, split_start + j);
-    }
     const std::size_t q_row = (block.kv_head * args_.num_tokens + block.first_token) * group + first;
     attend_split_({.head_dim = shape_.head_dim,
                    .scale = shape_.scale,
                    .num_rows = rows,
                    .q = q_ + q_row * shape_.head_dim * shape_.element_bytes(),
                    .num_visible = workspace.num_visible,
-                   .tiles = workspace.tiles,
+                   .tiles = workspace.tiles.tiles,
+                   .next_tiles = workspace.next_tiles.tiles,
+                   .num_next_tiles = workspace.next_tiles.count,
                    .scores = workspace.scores,
                    .result = result});
   }
@@ -144,14 +175,19 @@ void write_step(const PagedAttentionArgs& args, const TileRowsList& tiles, const
   });
 }
 
-// Runs body(i, workspace) for i = 0 .. n - 1: one task per worker, so that each owns a workspace, and a worker that is
-// free takes the next i from a counter.
+// Runs body(i, next, workspace) for i = 0 .. n - 1: one task per worker, so that each owns a workspace, and a worker
+// takes numbers from a counter, one ahead. `next` is what it will run after i; n if there is none.
 template <typename Body>
 void run_on_workers(Workspace* workspaces, std::size_t num_workers, std::size_t n, const ParallelFor& parallel_for,
                     const Body& body) {
-  std::atomic<std::size_t> next{0};
+  std::atomic<std::size_t> counter{0};
   parallel_for(std::min(num_workers, n), [&](std::size_t worker) {
-    for (std::size_t i = next++; i < n; i = next++) body(i, workspaces[worker]);
+    std::size_t next = counter++;
+    while (next < n) {
+      const std::size_t i = next;
+      next = std::min(n, counter++);
+      body(i, next, workspaces[worker]);
+    }
   });
 }
 
@@ -172,12 +208,15 @@ void paged_attention(KernelLevel level, const PagedAttentionArgs& args, const Pa
 
   write_step(args, tiles, queries, parallel_for);
   const Attention attention(args, attend_split_kernel(level, args.shape.kv_layout), queries.q);
-  run_on_workers(workspaces, num_workers, plan.num_tasks, parallel_for,
-                 [&](std::size_t i, Workspace& workspace) { attention.run(plan.tasks[i], workspace); });
+  const auto attend = [&](std::size_t i, std::size_t next, Workspace& workspace) {
+    attention.run(plan.tasks[i], next < plan.num_tasks ? &plan.tasks[next] : nullptr, workspace);
+  };
+  run_on_workers(workspaces, num_workers, plan.num_tasks, parallel_for, attend);
   if (!plan.has_partials) return;
-  run_on_workers(workspaces, num_workers, plan.num_blocks, parallel_for, [&](std::size_t i, Workspace& workspace) {
+  const auto merge_partials = [&](std::size_t i, std::size_t, Workspace& workspace) {
     if (plan.blocks[i].partials != nullptr) attention.merge_partials(plan.blocks[i], workspace);
-  });
+  };
+  run_on_workers(workspaces, num_workers, plan.num_blocks, parallel_for, merge_partials);
 }
 
 }  // namespace precast

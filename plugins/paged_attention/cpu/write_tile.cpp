@@ -88,11 +88,14 @@ void write_keys_and_values(const PagedAttentionArgs& args, const TileRows& rows,
                            const Rotation& rotation) noexcept {
   const PagedAttentionShape& shape = args.shape;
   const std::size_t head_dim = shape.head_dim;
-  const std::size_t lane = (rows.position + row - rows.first_row) % tokens_per_tile;
+  const std::size_t position = rows.position + row - rows.first_row;
+  const std::size_t lane = position % tokens_per_tile;
+  const std::int32_t block =
+      args.block_tables[rows.sequence * args.block_table_width + position / shape.tokens_per_block];
   const float* key = args.qkv + row * shape.qkv_features() + shape.num_heads * head_dim;
   const float* value = key + shape.num_kv_heads * head_dim;
   for (std::size_t head = 0; head < shape.num_kv_heads; ++head, key += head_dim, value += head_dim) {
-    std::byte* const tile = find_tile(args, rows.sequence, head, rows.position - rows.position % tokens_per_tile);
+    std::byte* const tile = find_tile(args, block, head, position % shape.tokens_per_block / tokens_per_tile);
     if (lane == 0) std::memset(tile, 0, 2 * tile_bytes(shape));
     auto* const k_tile = reinterpret_cast<Element*>(tile);
     auto* const v_tile = reinterpret_cast<Element*>(tile + tile_bytes(shape));

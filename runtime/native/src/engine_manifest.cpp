@@ -141,6 +141,7 @@ BuildInfo read_build(const JsonCursor& value) {
   build.dtype = name_text(value.at("dtype"));
   build.kv_cache_dtype = name_text(value.at("kv_cache_dtype"));
   build.tokens_per_block = value.at("tokens_per_block").integer(1, max_int32);
+  if (const JsonCursor limit = value.at("max_seq_len"); !limit.is_null()) build.max_seq_len = limit.integer(1, max_int32);
   for (const JsonCursor& note : value.at("notes").elements()) build.notes.push_back(note.string());
   return build;
 }

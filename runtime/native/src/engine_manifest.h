@@ -27,6 +27,7 @@ struct BuildInfo {
   std::string dtype;           ///< of the weights: "float32", "bfloat16", ...
   std::string kv_cache_dtype;
   std::int64_t tokens_per_block = 0;
+  std::optional<std::int64_t> max_seq_len;  ///< the option as it was given; the limit is ModelInfo's
   std::vector<std::string> notes;  ///< sentences for people
 };
 

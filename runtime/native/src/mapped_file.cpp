@@ -5,10 +5,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <fstream>
-#include <sstream>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "runtime/native/src/error.h"
@@ -61,20 +63,22 @@ const std::byte* map_aligned(int descriptor, std::size_t size_bytes, const std::
 
 /// Sum of FilePmdMapped over the mappings that start inside [begin, end), in bytes.
 std::uint64_t sum_file_pmd_mapped(std::istream& smaps, std::uintptr_t begin, std::uintptr_t end) {
-  static const std::string field = "FilePmdMapped:";
+  static constexpr std::string_view field = "FilePmdMapped:";
   std::uint64_t total_kib = 0;
   bool inside = false;
   for (std::string line; std::getline(smaps, line);) {
-    std::istringstream words(line);
-    if (line.compare(0, field.size(), field) == 0) {
+    const char* const line_end = line.data() + line.size();
+    if (line.starts_with(field)) {
       std::uint64_t kib = 0;
-      words.ignore(static_cast<std::streamsize>(field.size()));
-      if (inside && words >> kib) total_kib += kib;
+      const std::size_t digits = std::min(line.find_first_not_of(' ', field.size()), line.size());
+      std::from_chars(line.data() + digits, line_end, kib);
+      if (inside) total_kib += kib;
       continue;
     }
-    std::uintptr_t start = 0;  // the head of a mapping is "7f0123456000-7f0123477000 r--s ...", every other line "Name: ..."
-    char dash = '\0';
-    if (words >> std::hex >> start && words.get(dash) && dash == '-') inside = start >= begin && start < end;
+    // A mapping begins with a line like "7f0123456000-7f0123477000 r--s ..."; its other lines are like "Rss:  4 kB".
+    std::uintptr_t start = 0;
+    const char* const behind = std::from_chars(line.data(), line_end, start, 16).ptr;
+    if (behind != line_end && *behind == '-') inside = start >= begin && start < end;
   }
   return total_kib * 1024;
 }

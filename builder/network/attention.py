@@ -1,0 +1,54 @@
+"""Attention over the paged KV cache, with its four projections.
+
+    x -> q, k, v (Linear) -> Concat -> PagedAttention -> o (Linear)
+
+x is [num_tokens, hidden_size], q [num_tokens, num_heads * head_dim], k and v [num_tokens, num_kv_heads * head_dim].
+"""
+
+import onnx_ir as ir
+
+from precast.builder.network.emitter import Emitter, num_features
+from precast.checkpoints.model_config import AttentionConfig, RopeConfig
+from precast.checkpoints.rope import inverse_frequencies
+from precast.plugins.paged_attention import schema as paged_attention
+
+
+def emit_attention(emitter: Emitter, attention: AttentionConfig, x: ir.Value, name: str) -> ir.Value:
+    """The mixer of one layer, with a KV pool of its own."""
+    inv_freq, rope_scaling = _rope(emitter, attention.rope)
+    attributes = paged_attention.PagedAttentionAttributes(
+        num_heads=attention.num_heads,
+        num_kv_heads=attention.num_kv_heads,
+        head_dim=attention.head_dim,
+        scale=attention.scale,
+        kv_layout=emitter.plan.kv_layout,
+        tokens_per_block=emitter.plan.tokens_per_block,
+        rope_scaling=rope_scaling,
+    )
+    step = emitter.inputs
+    qkv = _emit_qkv(emitter, attention, x, name)
+    pool = emitter.kv_pool(attributes.kv_layout, attributes.block_bytes)
+    inputs = [qkv, step.query_starts, step.context_lengths, step.block_tables, pool, inv_freq]
+    heads = emitter.op(paged_attention, attributes, inputs, name, attention.num_heads * attention.head_dim)
+    return emitter.linear(heads, f"{name}.o", num_features(x), bias=attention.output_bias)
+
+
+def _emit_qkv(emitter: Emitter, attention: AttentionConfig, x: ir.Value, name: str) -> ir.Value:
+    """Query heads, then key heads, then value heads of each token."""
+    q_features = attention.num_heads * attention.head_dim
+    kv_features = attention.num_kv_heads * attention.head_dim
+    key_bias = attention.qkv_bias if attention.key_bias is None else attention.key_bias
+    qkv = [
+        emitter.linear(x, f"{name}.q", q_features, bias=attention.qkv_bias),
+        emitter.linear(x, f"{name}.k", kv_features, bias=key_bias),
+        emitter.linear(x, f"{name}.v", kv_features, bias=attention.qkv_bias),
+    ]
+    return emitter.builtin("Concat", qkv, f"{name}.qkv", q_features + 2 * kv_features, axis=-1)
+
+
+def _rope(emitter: Emitter, rope: RopeConfig | None) -> tuple[ir.Value | None, float]:
+    """The inverse frequencies, shared by layers with the same ones, and the factor of cosine and sine."""
+    if rope is None:
+        return None, 1.0
+    frequencies, scaling = inverse_frequencies(rope)
+    return emitter.shared_constant("inv_freq", frequencies.tolist()), scaling

@@ -1,0 +1,46 @@
+"""The whole network of a decoder: embedding, layers, head."""
+
+import onnx_ir as ir
+
+from precast.builder.network.attention import emit_attention
+from precast.builder.network.embedding import emit_embedding
+from precast.builder.network.emitter import Emitter, num_features
+from precast.builder.network.feed_forward import emit_feed_forward
+from precast.builder.network.head import emit_head
+from precast.builder.network.implemented import check_implemented, implemented
+from precast.builder.network.network import Network
+from precast.builder.network.norm import emit_norm
+from precast.builder.plan import BuildPlan
+from precast.checkpoints.model_config import AttentionConfig, LayerConfig, MlpConfig, ModelConfig, NormConfig
+
+
+def emit_network(model: ModelConfig, plan: BuildPlan) -> Network:
+    """The plain network of a model, one node an operation; passes make it fast.
+
+    Raises:
+        UnsupportedModelError: naming the first layer, field and value that is not implemented.
+    """
+    check_implemented(model)
+    emitter = Emitter(plan)
+    x = emit_embedding(emitter, model)
+    for index, layer in enumerate(model.layers):
+        x = _emit_layer(emitter, layer, x, f"layers.{index}")
+    return emitter.finish(emit_head(emitter, model, x))
+
+
+def _emit_layer(emitter: Emitter, layer: LayerConfig, x: ir.Value, name: str) -> ir.Value:
+    """x + mixer(norm(x)), then the same with the feed-forward."""
+    mixer = implemented(layer.mixer, AttentionConfig, f"{name}.mixer")
+    mixer_norm = implemented(layer.mixer_norm, NormConfig, f"{name}.mixer_norm")
+    normed = emit_norm(emitter, mixer_norm, x, f"{name}.mixer_norm")
+    x = _emit_residual(emitter, x, emit_attention(emitter, mixer, normed, f"{name}.attention"), f"{name}.mixer_sum")
+
+    mlp = implemented(layer.feed_forward, MlpConfig, f"{name}.feed_forward")
+    mlp_norm = implemented(layer.feed_forward_norm, NormConfig, f"{name}.feed_forward_norm")
+    normed = emit_norm(emitter, mlp_norm, x, f"{name}.feed_forward_norm")
+    output = emit_feed_forward(emitter, mlp, normed, f"{name}.feed_forward")
+    return _emit_residual(emitter, x, output, f"{name}.feed_forward_sum")
+
+
+def _emit_residual(emitter: Emitter, x: ir.Value, output: ir.Value, name: str) -> ir.Value:
+    return emitter.builtin("Add", [x, output], name, num_features(x))

@@ -1,0 +1,37 @@
+"""Packing: weights go from the mapped checkpoint into the weights file, one initialiser at a time."""
+
+from precast.builder.network.network import Network
+from precast.builder.progress import ProgressCallback
+from precast.builder.weights import CheckpointTensor, WeightRecipe
+from precast.checkpoints.checkpoint import Checkpoint
+from precast.checkpoints.weights_index import TensorSpec
+from precast.checkpoints.weights_writer import WeightsWriter
+
+STAGE = "packing weights"
+
+
+def weight_specs(network: Network) -> list[TensorSpec]:
+    """The index of the weights file: tensors in the order in which the graph reads them."""
+    return [
+        TensorSpec(name, recipe.stored_dtype, recipe.stored_shape, recipe.layout)
+        for name, recipe in network.weights_in_execution_order()
+    ]
+
+
+def pack_weights(network: Network, checkpoint: Checkpoint, writer: WeightsWriter, progress: ProgressCallback) -> None:
+    """Write every initialiser. Holds one at a time, and gives the checkpoint's pages back after each."""
+    recipes = list(network.weights_in_execution_order())
+    total_bytes = sum(recipe.size_bytes for _, recipe in recipes)
+    done_bytes = 0
+    progress(STAGE, done_bytes, total_bytes)
+    for name, recipe in recipes:
+        writer.write(name, recipe.materialise(checkpoint))
+        _release(checkpoint, recipe)
+        done_bytes += recipe.size_bytes
+        progress(STAGE, done_bytes, total_bytes)
+
+
+def _release(checkpoint: Checkpoint, recipe: WeightRecipe) -> None:
+    for source in recipe.sources:
+        if isinstance(source, CheckpointTensor):
+            checkpoint.release(source.name)

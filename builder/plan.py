@@ -1,0 +1,71 @@
+"""The plan of a build: every "auto" decided, before anything is emitted."""
+
+import logging
+from dataclasses import dataclass
+
+from precast.builder.build_config import BuildConfig
+from precast.builder.errors import BuildError
+from precast.checkpoints.model_config import ModelConfig
+
+WEIGHT_LAYOUTS = {"float32": "x16k1.f32/1", "bfloat16": "x16k2.bf16/1"}
+KV_LAYOUTS = {"float32": "kv16.f32/1", "bfloat16": "kv16.bf16/1"}
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What every rank of the engine is built with.
+
+    Attributes:
+        dtype: Of packed weights, a key of WEIGHT_LAYOUTS.
+        kv_cache_dtype: A key of KV_LAYOUTS.
+        max_seq_len: Most tokens of a sequence.
+        notes: Sentences for people: what differs from what they may expect.
+    """
+
+    dtype: str
+    kv_cache_dtype: str
+    tokens_per_block: int
+    max_seq_len: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def weight_layout(self) -> str:
+        return WEIGHT_LAYOUTS[self.dtype]
+
+    @property
+    def kv_layout(self) -> str:
+        return KV_LAYOUTS[self.kv_cache_dtype]
+
+
+def plan_build(model: ModelConfig, config: BuildConfig) -> BuildPlan:
+    """Decide what the build config leaves open, and say once what was changed.
+
+    Raises:
+        BuildError: the model cannot do what the config asks.
+    """
+    dtype, notes = _weight_dtype(model, config)
+    for note in notes:
+        _logger.warning(note)
+    kv_cache_dtype = dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
+    return BuildPlan(dtype, kv_cache_dtype, config.tokens_per_block, _max_seq_len(model, config), notes)
+
+
+def _weight_dtype(model: ModelConfig, config: BuildConfig) -> tuple[str, tuple[str, ...]]:
+    """The stored dtype, and a note where it is not the one asked for: there are no float16 kernels."""
+    if config.dtype == "auto" and model.dtype == "float16":
+        return "bfloat16", ("float16 checkpoint stored as bfloat16",)
+    if config.dtype == "float16":
+        return "bfloat16", ("float16 was asked for, weights are stored as bfloat16",)
+    return (model.dtype if config.dtype == "auto" else config.dtype), ()
+
+
+def _max_seq_len(model: ModelConfig, config: BuildConfig) -> int:
+    limit = model.max_position_embeddings
+    if config.max_seq_len is not None and config.max_seq_len > limit:
+        raise BuildError(
+            f"max_seq_len {config.max_seq_len} exceeds the model's max_position_embeddings {limit}: "
+            f"choose at most {limit}"
+        )
+    return config.max_seq_len or limit
