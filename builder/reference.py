@@ -7,13 +7,13 @@ Shapes: T tokens of one sequence, H hidden_size, V vocab_size.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from precast.builder.network.implemented import check_implemented, implemented
 from precast.builder.plan import KV_LAYOUTS, WEIGHT_LAYOUTS
+from precast.builder.weights import Tensors
 from precast.checkpoints.model_config import (
     AttentionConfig,
     HeadConfig,
@@ -37,12 +37,6 @@ from precast.plugins.rms_norm.schema import RmsNormAttributes
 
 Float32 = NDArray[np.float32]
 TOKENS_PER_BLOCK = 16
-
-
-class Tensors(Protocol):
-    """Tensors by canonical name, such as a Checkpoint."""
-
-    def tensor(self, name: str, /) -> NDArray[Any]: ...
 
 
 class ReferenceModel:

@@ -156,9 +156,9 @@ def _fixed_tolerance(dtype: str) -> tuple[float, str]:
 def _compare(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> PromptResult:
     if logits.shape != expected.shape:
         raise ValueError(f"logits have shape {list(logits.shape)}, the reference's {list(expected.shape)}")
-    difference = np.abs(logits - expected).max()
-    scale = max(np.abs(expected).max(), np.finfo(np.float32).tiny)
-    error = float(difference / scale) if np.isfinite(difference) else float("inf")
+    difference, scale = float(np.abs(logits - expected).max()), float(np.abs(expected).max())
+    smallest = float(np.finfo(np.float32).tiny)  # for a reference of zeros
+    error = difference / max(scale, smallest) if np.isfinite(difference) else float("inf")
     agreement = float(np.mean(logits.argmax(axis=-1) == expected.argmax(axis=-1)))
     return PromptResult(len(expected), error, agreement)
 

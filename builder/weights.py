@@ -8,13 +8,20 @@ reading one, and packing later reads them one at a time.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from precast.checkpoints.checkpoint import Checkpoint
+from precast.builder.errors import BuildError
 from precast.checkpoints.weights_index import PLAIN_LAYOUT
 from precast.plugins.linear.pack import pack, packed_size
+
+
+class Tensors(Protocol):
+    """Tensors by canonical name: what of a Checkpoint is read."""
+
+    def tensor(self, name: str, /) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -24,8 +31,13 @@ class CheckpointTensor:
     name: str
     shape: tuple[int, ...]
 
-    def read(self, checkpoint: Checkpoint) -> NDArray[np.generic]:
-        return checkpoint.tensor(self.name)
+    def read(self, checkpoint: Tensors) -> NDArray[np.generic]:
+        tensor = checkpoint.tensor(self.name)
+        if tensor.shape != self.shape:
+            raise BuildError(
+                f"{self.name} has shape {list(tensor.shape)}, the network was emitted for {list(self.shape)}"
+            )
+        return tensor
 
     def __str__(self) -> str:
         return self.name
@@ -37,7 +49,7 @@ class Zeros:
 
     shape: tuple[int, ...]
 
-    def read(self, checkpoint: Checkpoint) -> NDArray[np.generic]:
+    def read(self, checkpoint: Tensors) -> NDArray[np.generic]:
         del checkpoint
         return np.zeros(self.shape, np.float32)
 
@@ -55,7 +67,7 @@ class Constant:
     def shape(self) -> tuple[int, ...]:
         return (len(self.values),)
 
-    def read(self, checkpoint: Checkpoint) -> NDArray[np.generic]:
+    def read(self, checkpoint: Tensors) -> NDArray[np.generic]:
         del checkpoint
         return np.array(self.values, np.float32)
 
@@ -103,7 +115,7 @@ class WeightRecipe:
     def size_bytes(self) -> int:
         return 4 * prod(self.shape) if self.layout == PLAIN_LAYOUT else packed_size(self.layout, *self.shape)
 
-    def materialise(self, checkpoint: Checkpoint) -> NDArray[np.float32] | NDArray[np.uint8]:
+    def materialise(self, checkpoint: Tensors) -> NDArray[np.float32] | NDArray[np.uint8]:
         """Read the sources and lay them out: the bytes of the initialiser."""
         parts = [source.read(checkpoint) for source in self.sources]
         if self.layout == PLAIN_LAYOUT:

@@ -32,7 +32,9 @@ class EngineExistsError(EngineError):
 
 
 def quote(text: str) -> str:
-    """`text` in double quotes, for a message: control characters escaped, long text cut."""
+    """`text` in double quotes, for a message: quotes, backslashes, control characters and bytes that were not UTF-8
+    (decoded with "surrogateescape") escaped, long text cut.
+    """
     shown = "".join(_escape(character) for character in text[:MAX_QUOTED_CHARACTERS])
     return f'"{shown}..."' if len(text) > MAX_QUOTED_CHARACTERS else f'"{shown}"'
 
@@ -40,4 +42,6 @@ def quote(text: str) -> str:
 def _escape(character: str) -> str:
     if character in '"\\':
         return "\\" + character
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
     return character if character >= " " and character != "\x7f" else f"\\x{ord(character):02x}"

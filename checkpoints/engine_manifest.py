@@ -121,7 +121,7 @@ class KvCacheSpec:
     def __post_init__(self) -> None:
         check_name("name", self.name)
         check_name("layout", self.layout)
-        _check_range("block_bytes", self.block_bytes, 1, _MAX_INT64)
+        _check_range("block_bytes", self.block_bytes, 1)
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,11 @@ class RankFiles:
     """In the order of the graph's inputs."""
 
     def __post_init__(self) -> None:
-        names = [cache.name for cache in self.kv_caches]
-        for i, name in enumerate(names):
-            if name in names[:i]:
-                raise ValueError(f"kv_caches[{i}].name must differ from the names before it, got {quote(name)}")
+        names = set[str]()
+        for i, cache in enumerate(self.kv_caches):
+            if cache.name in names:
+                raise ValueError(f"kv_caches[{i}].name must differ from the names before it, got {quote(cache.name)}")
+            names.add(cache.name)
 
 
 @dataclass(frozen=True)

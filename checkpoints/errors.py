@@ -59,3 +59,10 @@ class UnexpectedTensorError(CheckpointError):
 
 class TensorShapeError(CheckpointError):
     """A tensor has another shape than the config calls for."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of another library's error, or its class where it says nothing; ends in a full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = lines[0] if lines else type(error).__name__
+    return line if line.endswith((".", "!", "?")) else line + "."

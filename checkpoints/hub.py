@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from precast.checkpoints.companion_files import COMPANION_FILES
-from precast.checkpoints.errors import CheckpointNotFoundError, MissingDependencyError
+from precast.checkpoints.errors import CheckpointNotFoundError, MissingDependencyError, first_line
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 """`owner/name`, or `name` for a few old repositories."""
@@ -64,15 +64,8 @@ def _download(hub_id: str, patterns: tuple[str, ...], revision: str | None, toke
     except failures as error:
         raise CheckpointNotFoundError(
             f"{hub_id}: no such directory, and the Hugging Face hub did not give it"
-            f"{'' if revision is None else f' at revision {revision!r}'}: {_first_line(error)} "
+            f"{'' if revision is None else f' at revision {revision!r}'}: {first_line(error)} "
             "Give the path of a local directory that holds config.json, the tokenizer and *.safetensors; "
             f"where there is a network, `hf download {hub_id} --local-dir DIR` makes one."
         ) from error
     return Path(snapshot)
-
-
-def _first_line(error: Exception) -> str:
-    """The error's first line of text, ending in a full stop."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    line = lines[0] if lines else type(error).__name__
-    return line if line.endswith((".", "!", "?")) else line + "."

@@ -6,7 +6,9 @@ of header length, a JSON header, the data), so it is read here, and checked as t
 tests require both to accept and refuse the same files.
 """
 
+import contextlib
 import mmap
+import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precast.checkpoints.errors import CorruptFileError, DuplicateTensorError, UnsupportedDtypeError
+from precast.checkpoints.errors import CorruptFileError, DuplicateTensorError, UnsupportedDtypeError, WeightFilesError
 from precast.checkpoints.json_object import DuplicateKeyError, parse_json_object
 from precast.checkpoints.tensor_info import NUMPY_DTYPES, TensorInfo
 
@@ -44,19 +46,15 @@ class _Entry:
 
 
 class SafetensorsFile:
-    """One mapped file. Raises CorruptFileError, DuplicateTensorError or UnsupportedDtypeError when it is
-    opened; a file that opens has every byte of every tensor.
+    """One mapped file. Raises CorruptFileError, DuplicateTensorError, UnsupportedDtypeError or (where the
+    system refuses it) WeightFilesError when it is opened; a file that opens has every byte of every tensor.
 
     Arrays that `tensor` returned stay valid after `close`: they keep the mapping.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            if size < 8:
-                raise CorruptFileError(f"{path}: has {size} bytes, a safetensors file has at least 8")
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._map = _map(path)
         self._entries = _parse(path, self._map)
 
     def infos(self) -> dict[str, TensorInfo]:
@@ -84,8 +82,21 @@ class SafetensorsFile:
             self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
     def close(self) -> None:
-        """Forget the mapping; it ends with the last array that views it."""
+        """End the mapping, or leave it to end with the last array that views it."""
         self._entries = {}
+        with contextlib.suppress(BufferError):  # such arrays are there
+            self._map.close()
+
+
+def _map(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < 8:
+                raise CorruptFileError(f"{path}: has {size} bytes, a safetensors file has at least 8")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise WeightFilesError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _parse(path: Path, data: mmap.mmap) -> dict[str, _Entry]:

@@ -5,14 +5,21 @@ mapped; older ones have no layout that can be and are read into memory whole.
 """
 
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from precast.checkpoints.errors import CorruptFileError, MissingDependencyError, UnsupportedDtypeError
+from precast.checkpoints.errors import CorruptFileError, MissingDependencyError, UnsupportedDtypeError, first_line
 from precast.checkpoints.tensor_info import NUMPY_DTYPES, TensorInfo
+
+LOAD_ERRORS = (
+    pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError,
+    ValueError, LookupError, TypeError, AttributeError, AssertionError,
+)  # fmt: skip
+"""What torch.load raises for damaged files: most of these come out of the unpickler as they are."""
 
 
 class TorchFile:
@@ -65,8 +72,8 @@ def _load(path: Path) -> dict[str, Any]:
         ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise CorruptFileError(f"{path}: PyTorch cannot read it: {str(error).splitlines()[0]}") from error
+    except LOAD_ERRORS as error:
+        raise CorruptFileError(f"{path}: PyTorch cannot read it: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise CorruptFileError(f"{path}: holds a {type(content).__name__}, not a state dict")
     for name, tensor in content.items():

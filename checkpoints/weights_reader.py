@@ -58,7 +58,7 @@ def _read_header(start: bytes, file_size: int, source: str) -> tuple[int, int, i
     if len(start) < HEADER_BYTES:
         raise CorruptEngineError(f"{source}: is {file_size} bytes, less than its header of {HEADER_BYTES}")
     if not start.startswith(MAGIC):
-        got = quote(start[: len(MAGIC)].decode("latin-1"))
+        got = quote(start[: len(MAGIC)].decode("utf-8", "surrogateescape"))
         raise CorruptEngineError(f'{source}: not a weights file: it must start with "PRECASTW", got {got}')
     _check_crc32(int.from_bytes(start[60:64], "little"), start[:60], "header", source)
     _, version, tensor_count, index_size, data_offset, stored_size, index_crc32 = HEADER.unpack(start[:60])
@@ -153,7 +153,7 @@ class _IndexReader:
     def _read_spec(self, start: int, text_lengths: list[int], shape: tuple[int, ...]) -> TensorSpec:
         texts = []
         for length in text_lengths:
-            texts.append(self._index[start : start + length].decode("latin-1"))
+            texts.append(self._index[start : start + length].decode("utf-8", "surrogateescape"))
             start += length
         name, dtype, layout = texts
         try:

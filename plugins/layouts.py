@@ -44,7 +44,7 @@ class WeightLayout:
         """Bytes of a packed matrix. Raises ValueError where a dimension is not positive."""
         if out_features < 1 or in_features < 1:
             raise ValueError(
-                f"A weight matrix needs positive dimensions, not out_features={out_features}, in_features={in_features}."
+                f"a weight matrix of out_features={out_features}, in_features={in_features} has nothing to pack"
             )
         return self.num_tiles(out_features) * self.lines_per_tile(in_features) * LINE_BYTES
 
@@ -61,4 +61,4 @@ def weight_layout(name: str) -> WeightLayout:
         return WEIGHT_LAYOUTS[name]
     except KeyError:
         known = ", ".join(WEIGHT_LAYOUTS)
-        raise ValueError(f"Unknown weight layout {name!r}. Known: {known}.") from None
+        raise ValueError(f"unknown weight layout {name!r}; this version knows {known}") from None

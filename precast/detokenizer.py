@@ -46,7 +46,7 @@ class IncrementalDetokenizer:
     def _end_of_prompt(self, ids: Sequence[int]) -> list[int]:
         """The window before the first output token; it does not begin within a character."""
         windows = [list(ids[-(_CONTEXT_TOKENS + i) :]) for i in range(_MAX_CHARACTER_TOKENS)]
-        return min(windows, key=lambda window: self._decode(window).count(_INCOMPLETE))
+        return min(windows, key=lambda window: self._decode_whole(window).count(_INCOMPLETE))
 
     def _advance(self, *, final: bool) -> str:
         text = self._decode(self._ids)
@@ -64,12 +64,19 @@ class IncrementalDetokenizer:
     def _new_part(self, text: str) -> str:
         given_ids = self._ids[: self._given_end]
         given = self._decode(given_ids)
-        if not text.startswith(given) and given.endswith(_INCOMPLETE):
-            # The prompt ended within a character, which is whole now and belongs to the output.
-            while given_ids and self._decode(given_ids).endswith(_INCOMPLETE):
-                given_ids.pop()
-            given = self._decode(given_ids)
+        if not text.startswith(given):
+            # Where the prompt ended within a character, that is whole now and belongs to the output.
+            given = self._decode_whole(given_ids)
         if text.startswith(given):
             return text[len(given) :]
         # Bytes that are no UTF-8 can spoil characters before them, which were given out already.
         return self._decode(self._ids[self._given_end :])
+
+    def _decode_whole(self, ids: Sequence[int]) -> str:
+        """The text of ``ids`` without a character at their end that is still incomplete."""
+        text = self._decode(ids)
+        for count in range(1, min(_MAX_CHARACTER_TOKENS, len(ids))):
+            if not text.endswith(_INCOMPLETE):
+                break
+            text = self._decode(ids[:-count])
+        return text

@@ -72,6 +72,7 @@ class BytesBar:
                 unit_scale=True,
                 unit_divisor=1024,
                 dynamic_ncols=True,
+                disable=None,  # a log file wants no bars
             )
         self._bar.update(done_bytes - self._bar.n)
 

@@ -134,19 +134,20 @@ def _request_struct(request_id: int, request: EngineRequest) -> native.RequestSt
     sampling.top_k = request.top_k
     sampling.top_p = request.top_p
     sampling.seed = request.seed & (2**64 - 1)
-    sampling.stop_token_ids = _int32_array("stop_token_ids", request.stop_token_ids)
+    sampling.stop_token_ids = int32_array("stop_token_ids", request.stop_token_ids)
     sampling.num_stop_token_ids = len(request.stop_token_ids)
     sampling.ignore_eos = request.ignore_eos
     struct = native.RequestStruct()
     struct.struct_size = ctypes.sizeof(struct)
     struct.id = request_id
-    struct.prompt_token_ids = _int32_array("prompt_token_ids", request.prompt_token_ids)
+    struct.prompt_token_ids = int32_array("prompt_token_ids", request.prompt_token_ids)
     struct.num_prompt_tokens = len(request.prompt_token_ids)
     struct.sampling = ctypes.pointer(sampling)
     return struct
 
 
-def _int32_array(name: str, values: Sequence[int]) -> ctypes.Array[ctypes.c_int32]:
+def int32_array(name: str, values: Sequence[int]) -> ctypes.Array[ctypes.c_int32]:
+    """The values for C. Raises InvalidRequestError for one that does not fit."""
     for value in values:
         if not -(2**31) <= value < 2**31:  # ctypes would silently keep the lowest 32 bits
             raise InvalidRequestError(ErrorCode.INVALID_ARGUMENT, f"{name} has {value}, which is no 32-bit integer")

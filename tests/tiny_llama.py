@@ -187,6 +187,7 @@ def load_reference(directory: Path, dtype: str = "float32") -> Any:
     import torch
     from transformers import LlamaForCausalLM
 
+    torch.set_num_threads(1)  # in a model this small, threads only wait for each other
     return LlamaForCausalLM.from_pretrained(
         directory, dtype=getattr(torch, dtype), attn_implementation="eager", local_files_only=True
     ).eval()

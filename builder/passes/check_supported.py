@@ -37,8 +37,8 @@ class CheckSupported(Pass):
             if cache.layout not in SUPPORTED_LAYOUTS:
                 _refuse(f"KV pool {cache.name}", f"layout {cache.layout}", SUPPORTED_LAYOUTS)
             # 4.
-            if readers[cache.name] != 1:
-                raise InvariantError(f"KV pool {cache.name} has {readers[cache.name]} readers; it must have one")
+            if readers.get(cache.name, 0) != 1:
+                raise InvariantError(f"KV pool {cache.name} has {readers.get(cache.name, 0)} readers; it must have one")
         return False
 
 

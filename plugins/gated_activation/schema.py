@@ -11,16 +11,17 @@ Output
 Attributes
     activation  string             "silu": x / (1 + exp(-x))
 
-Everything is fp32, each element on its own. exp is within 2 units in the last place; below about -104 it is 0, above about
-88.7 infinity, so silu(x) tends to -0 for very negative x, and silu(-infinity) is NaN, as in PyTorch.
+Everything is fp32, each element on its own. exp is within 2 units in the last place; below about -104 it is 0, above
+about 88.7 infinity, so silu(x) tends to -0 for very negative x, and silu(-infinity) is NaN, as in PyTorch.
 
 Source: Shazeer, "GLU Variants Improve Transformer", 2020, https://arxiv.org/abs/2002.05202 (SwiGLU).
 """
 
 from dataclasses import dataclass
 
-from precast.plugins.domain import DOMAIN as DOMAIN
+from precast.plugins import domain
 
+DOMAIN = domain.DOMAIN
 NAME = "GatedActivation"
 VERSION = 1
 ACTIVATIONS = ("silu",)

@@ -71,9 +71,7 @@ class KvPool:
         return block, in_block // TOKENS_PER_TILE, in_block % TOKENS_PER_TILE
 
 
-def rotate(
-    x_THD: Float32, positions_T: NDArray[np.integer], inv_freq: Float32, rope_scaling: float = 1.0
-) -> Float32:
+def rotate(x_THD: Float32, positions_T: NDArray[np.integer], inv_freq: Float32, rope_scaling: float = 1.0) -> Float32:
     """Rotary embedding of heads [T, H, D] over their first 2 * len(inv_freq) elements."""
     half = len(inv_freq)
     angles = positions_T.astype(np.float32)[:, None, None] * inv_freq  # [T, 1, half], rounded to fp32
@@ -97,9 +95,7 @@ def paged_attention(
     num_q, num_kv = attributes.num_heads, attributes.num_kv_heads
     q, k, v = np.split(qkv.reshape(num_tokens, -1, attributes.head_dim), [num_q, num_q + num_kv], axis=1)
     lengths = np.diff(query_starts)
-    positions = np.concatenate(
-        [np.arange(end - rows, end) for rows, end in zip(lengths, context_lengths, strict=True)]
-    )
+    positions = np.concatenate([np.arange(end - rows, end) for rows, end in zip(lengths, context_lengths, strict=True)])
     if inv_freq is not None:
         q = rotate(q, positions, inv_freq, attributes.rope_scaling)
         k = rotate(k, positions, inv_freq, attributes.rope_scaling)
@@ -118,9 +114,7 @@ def paged_attention(
     return output.reshape(num_tokens, -1)
 
 
-def _attend(
-    q_HD: Float32, k_KJD: Float32, v_KJD: Float32, scale: float, round_to_bf16: bool
-) -> NDArray[np.float64]:
+def _attend(q_HD: Float32, k_KJD: Float32, v_KJD: Float32, scale: float, round_to_bf16: bool) -> NDArray[np.float64]:
     """Attention of one row, H query heads, to all J tokens of K KV heads, split by split."""
     num_heads, dim = q_HD.shape
     q_KGD = q_HD.astype(np.float64).reshape(k_KJD.shape[0], -1, dim)

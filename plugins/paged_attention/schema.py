@@ -4,19 +4,19 @@ T = tokens of this step, S = sequences, Hq = num_heads, Hkv = num_kv_heads, G = 
 KV head), D = head_dim, B = width of the block table.
 
 Inputs
-    qkv              float32 [T, (Hq + 2*Hkv) * D]   of each token its query heads, then key heads, then value heads
-    query_starts     int32 [S + 1]                   sequence s owns rows query_starts[s] .. query_starts[s+1]-1
-    context_lengths  int32 [S]                       tokens of the sequence in the cache after this step
-    block_tables     int32 [S, B]                    block_tables[s][p // tokens_per_block] holds position p; -1 behind the last
-    kv               uint8 [num_blocks, block_bytes] the block pool, WRITTEN IN PLACE
-    inv_freq         float32 [rotary_dim / 2]        optional; absent: no rotary embedding. rotary_dim is even and <= D
+    qkv              float32 [T, (Hq + 2*Hkv) * D]    of each token its query heads, then key heads, then value heads
+    query_starts     int32 [S + 1]                    sequence s owns rows query_starts[s] .. query_starts[s+1]-1
+    context_lengths  int32 [S]                        tokens of the sequence in the cache after this step
+    block_tables     int32 [S, B]                     the blocks of each sequence, -1 behind the last one
+    kv               uint8 [num_blocks, block_bytes]  the block pool, WRITTEN IN PLACE
+    inv_freq         float32 [rotary_dim / 2]         optional; absent: no rotary embedding. rotary_dim is even, <= D
 Output
     output           float32 [T, Hq * D]
 Attributes
     num_heads, num_kv_heads, head_dim, tokens_per_block   int
     scale                                                 float   multiplies q.k; usually 1/sqrt(D)
     kv_layout                                             string  "kv16.f32/1" or "kv16.bf16/1"
-    rope_scaling                                          float   multiplies cos and sin (the "attention factor"); usually 1
+    rope_scaling                                          float   multiplies cos and sin (the "attention factor")
 
 query_starts ascends from 0 to T and every sequence has at least one row. Row i of sequence s is at absolute position
 p = context_lengths[s] - (query_starts[s+1] - query_starts[s]) + i >= 0 and sees positions 0 .. p of its own sequence.
@@ -38,9 +38,9 @@ Tokens of a block are grouped into tiles of 16. A block of N = tokens_per_block 
     kv16.f32/1   (fp32)          K tile [D][16 tokens]                 V tile [16 tokens][D]
     kv16.bf16/1  (bfloat16)      K tile [D/2][16 tokens][2 dims]       V tile [8 token pairs][D][2 tokens]
 
+Position p lies in block block_tables[s][p // N], tile (p % N) // 16, lane p % 16.
 A K row of 16 tokens is 64 bytes in both: one vector register scores 16 tokens at once. A bf16 V row holds tokens 2j and
-2j+1 side by side. block_bytes = 2 * Hkv * tokens_per_block * D * (4 or 2). Position p lies in block
-block_tables[s][p // N], tile (p % N) // 16, lane p % 16.
+2j+1 side by side. block_bytes = 2 * Hkv * tokens_per_block * D * (4 or 2).
 
 
 Phase 1: write
@@ -61,39 +61,40 @@ So whatever an earlier owner left in a block can never be read: every tile is ze
 
 Phase 2: attend
 ===============
-Queries read K and V from the pool only, also those of this step. A *split* is 512 tokens, aligned to position 0. For one row at
-position p and one head, for each split up to the one that holds p, in ascending order:
+Queries read K and V from the pool only, also those of this step. A *split* is 512 tokens, aligned to position 0. For
+one row at position p and one head, for each split up to the one that holds p, in ascending order:
 
-    x[j] = scale * sum_d q[d] * k[j][d]      j = positions of the split that are <= p; ascending d, one fp32 partial sum
+    x[j] = scale * sum_d q[d] * k[j][d]    j = positions of the split that are <= p; one fp32 sum, d ascending
     m    = max_j x[j]
     e[j] = exp(x[j] - m)
-    l    = sum_j e[j]                        16 partial sums: lane j % 16 adds its tiles in ascending order; then lanes
-                                             combine as l[i] + l[i+8], then + 4, 2, 1
-    a[d] = sum_j round(e[j]) * v[j][d]       round: to bf16, ties to even, if the cache is bf16; ascending j, one partial sum
+    l    = sum_j e[j]                      16 partial sums: lane j % 16 adds its tiles in ascending order; then lanes
+                                           combine as l[i] + l[i+8], then + 4, 2, 1
+    a[d] = sum_j round(e[j]) * v[j][d]     round: to bf16, ties to even, if the cache is bf16; one fp32 sum, j ascending
 
-Note that the denominator l sums the unrounded e. Splits merge, the first one too, into a state that starts at
-(M, L, A) = (-infinity, 0, 0):
+Note that the denominator l sums the unrounded e. The first split gives (M, L, A) = (m, l, a); each further one is merged:
 
     M' = max(M, m);  f = exp(M - M');  g = exp(m - M');  L' = L*f + l*g;  A'[d] = A[d]*f + a[d]*g
 
-and output[d] = A[d] * (1 / L). Positions > p take no part: their e is exactly 0 and their v is not even multiplied, so a NaN or
-infinity in a later token of the same request changes no earlier row.
+and output[d] = A[d] * (1 / L). Positions > p take no part: their e is exactly 0 and their v is not even multiplied, so a
+NaN or infinity in a later token of the same request changes no earlier row.
 
-In a bf16 cache products are exact in fp32, and a kernel may add two of them (neighbouring d, or positions 2i and 2i+1)
-in one instruction, with that instruction's rounding and with subnormal numbers taken as zero; that, and fused
-multiply-adds, is how kernel levels differ. Within one level nothing else enters: a row's bits are a function of its q, of the
-stored k and v of positions 0 .. p, and of p. Not of the other rows, the chunk a token arrived in, block ids, tokens_per_block
-or the number of threads.
+In a bf16 cache the sums over d and j go pair by pair (dims 2i and 2i+1; positions 2i and 2i+1), the odd one of a pair
+first, as VDPBF16PS does; products are exact in fp32. Kernel levels differ in that avx512 takes subnormal numbers for zero in
+these sums, fuses multiplications with additions in fp32 sums, and in the last bit of exp. Within one level nothing else
+enters: a row's bits are a function of its q, of the stored k and v of positions 0 .. p, and of p. Not of the other rows,
+the chunk that a token arrived in, block ids, tokens_per_block or the number of threads.
 
-Sources: Su et al., "RoFormer", 2021, https://arxiv.org/abs/2104.09864 (rotary embedding); Kwon et al., "PagedAttention", 2023,
-https://arxiv.org/abs/2309.06180 (block pool); Dao et al., "FlashAttention", 2022, https://arxiv.org/abs/2205.14135 (merging).
+Sources: Su et al., "RoFormer", 2021, https://arxiv.org/abs/2104.09864 (rotary embedding); Kwon et al.,
+"PagedAttention", 2023, https://arxiv.org/abs/2309.06180 (block pool); Dao et al., "FlashAttention", 2022,
+https://arxiv.org/abs/2205.14135 (merging).
 """
 
 import math
 from dataclasses import dataclass
 
-from precast.plugins.domain import DOMAIN as DOMAIN
+from precast.plugins import domain
 
+DOMAIN = domain.DOMAIN
 NAME = "PagedAttention"
 VERSION = 1
 

@@ -17,9 +17,9 @@ Attributes
 
 Everything is fp32. The order of the sum of squares is fixed, so that a row's bits depend on that row only:
 element i belongs to partial sum i mod 64; each partial sum adds its squares in ascending i; then partial sums
-combine as p[j] + p[j+32], then + 16, 8, 4, 2, 1. The mean is that sum divided by H (a division), `scale` is a division by a
-square root, both correctly rounded: approximate reciprocals are not allowed. Kernel levels differ only in whether a square
-is rounded before it is added (portable) or not (fused multiply-add).
+combine as p[j] + p[j+32], then + 16, 8, 4, 2, 1. The mean is that sum divided by H (a division), `scale` is a division
+by a square root, both correctly rounded: approximate reciprocals are not allowed. Kernel levels differ only in whether
+a square is rounded before it is added (portable) or not (fused multiply-add).
 
 Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, https://arxiv.org/abs/1910.07467.
 """
@@ -27,8 +27,9 @@ Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, https:
 import math
 from dataclasses import dataclass
 
-from precast.plugins.domain import DOMAIN as DOMAIN
+from precast.plugins import domain
 
+DOMAIN = domain.DOMAIN
 NAME = "RmsNorm"
 VERSION = 1
 

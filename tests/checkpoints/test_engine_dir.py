@@ -94,9 +94,10 @@ def test_missing_short_and_strange_files(engine: Path) -> None:
     assert "missing" in damage(engine)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
 def test_what_may_not_be_read(engine: Path) -> None:
     (engine / "engine.json").chmod(0)
+    if os.access(engine / "engine.json", os.R_OK):
+        pytest.skip("nothing is forbidden to root")
     with pytest.raises(EngineIOError, match=r"engine.json: cannot open it: Permission denied"):
         read_manifest(engine)
     (engine / "engine.json").chmod(0o644)

@@ -60,6 +60,35 @@ def test_the_name_appears_only_with_the_commit(tmp_path: Path) -> None:
     assert (tmp_path / "engine" / "engine.json").exists()
 
 
+def test_everything_is_on_the_disk_before_the_name_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+
+    def path_of(descriptor: int) -> str:
+        path = os.readlink(f"/proc/self/fd/{descriptor}").removeprefix(f"{tmp_path}/")
+        return "/".join(part for part in path.split("/") if ".partial-" not in part)
+
+    def rename(self: Path, target: Path) -> None:
+        steps.append("rename")
+        os.rename(self, target)  # noqa: PTH104 - Path.rename is what is replaced
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: steps.append(f"sync {path_of(descriptor)}"))
+    monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, *_: steps.append(f"drop {path_of(descriptor)}"))
+    monkeypatch.setattr(Path, "rename", rename)
+    write_tiny_engine(tmp_path / "engine")
+    assert steps == [
+        f"sync {GRAPH}",
+        f"sync {WEIGHTS}",
+        f"drop {WEIGHTS}",
+        "sync tokenizer/tokenizer.json",
+        "sync engine.json",
+        "sync ",
+        "sync rank0",
+        "sync tokenizer",
+        "rename",
+        f"sync {tmp_path}",
+    ]
+
+
 @pytest.mark.parametrize("exception", [RuntimeError, KeyboardInterrupt, MemoryError])
 def test_an_exception_leaves_nothing_behind(tmp_path: Path, exception: type[BaseException]) -> None:
     with pytest.raises(exception):

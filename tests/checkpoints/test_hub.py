@@ -1,36 +1,55 @@
 """Local directories and hub ids. The hub is a cache directory, or a server on this machine."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-import shutil
-import sys
-from typing import Any
+from typing import Any, ClassVar
 
-import huggingface_hub
 import pytest
 
-from precast.checkpoints.checkpoint import open_checkpoint
 from precast.checkpoints.errors import CheckpointNotFoundError, MissingDependencyError
 from precast.checkpoints.hub import resolve_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+RESOLVE = """
+import sys
+from precast.checkpoints.errors import CheckpointNotFoundError
+from precast.checkpoints.hub import resolve_model
+try:
+    print(resolve_model(sys.argv[1], revision=sys.argv[2] or None))
+except CheckpointNotFoundError as error:
+    sys.exit(f"refused: {error}")
+"""
 
 
-@pytest.fixture
-def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of a machine that is offline."""
-    cache = tmp_path / "hub"
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    return cache
+def resolve(hub_id: str, cache: Path, *, revision: str = "", **environment: str) -> str:
+    """resolve_model in a process of its own, because huggingface_hub reads its settings once. Returns the
+    path it prints, or "refused: ..."."""
+    cache.mkdir(exist_ok=True)
+    import_path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
+    result = subprocess.run(
+        [sys.executable, "-c", RESOLVE, hub_id, revision],
+        env={**os.environ, "PYTHONPATH": import_path, "HF_HOME": str(cache), "NO_PROXY": "127.0.0.1", **environment},
+        cwd=cache,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    lines = (result.stdout if result.returncode == 0 else result.stderr).strip().splitlines()
+    assert lines, result
+    return lines[-1]
 
 
 def fill_cache(cache: Path, hub_id: str, directory: Path) -> Path:
     """Put `directory` into the cache as the main revision of `hub_id`. Returns the snapshot."""
-    repository = cache / ("models--" + hub_id.replace("/", "--"))
+    repository = cache / "hub" / ("models--" + hub_id.replace("/", "--"))
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(COMMIT)
     return Path(shutil.copytree(directory, repository / "snapshots" / COMMIT))
@@ -57,115 +76,107 @@ def test_a_file_is_not_a_checkpoint(tmp_path: Path) -> None:
         resolve_model(tmp_path / "model.safetensors")
 
 
-@pytest.mark.parametrize("model", ["./missing", "/missing/model", "a/b/c", "../x", "", "owner/", Path("owner/name")])
+@pytest.mark.parametrize("model", ["./missing", "/missing/model", "a/b/c", "../x", "owner/", " ", Path("owner/name")])
 def test_a_path_that_does_not_exist_is_not_looked_up(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    if model == "":
-        model = "./ "
-    with pytest.raises(CheckpointNotFoundError, match="no such directory$"):
-        resolve_model(model)
-
-
-@pytest.mark.parametrize("variant", ["gqa", "bin"])
-def test_a_cached_model_opens_offline(
-    variant: str, hub_cache: Path, tiny_llama: Callable[[str], Path]
-) -> None:
-    snapshot = fill_cache(hub_cache, "owner/tiny", tiny_llama(variant))
-    with open_checkpoint("owner/tiny") as checkpoint:
-        assert checkpoint.path == snapshot
-        assert checkpoint.config.vocab_size == 320
-
-
-def test_offline_and_not_cached_says_how_to_give_a_path(hub_cache: Path) -> None:
     with pytest.raises(CheckpointNotFoundError) as caught:
-        resolve_model("owner/tiny", revision="v2")
-    message = str(caught.value)
-    assert message.startswith("owner/tiny: no such directory, and the Hugging Face hub did not give it at revision 'v2'")
-    assert "Give the path of a local directory" in message
-    assert "`hf download owner/tiny --local-dir DIR`" in message
-    assert "\n" not in message
+        resolve_model(model)
+    assert str(caught.value) == f"{model}: no such directory"
 
 
 def test_without_huggingface_hub_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingDependencyError, match="pip install huggingface_hub"):
+    with pytest.raises(MissingDependencyError, match=r"owner/tiny: no such directory; .* pip install huggingface_hub"):
         resolve_model("owner/tiny")
+
+
+@pytest.mark.parametrize("variant", ["gqa", "bin"])
+def test_a_cached_model_is_found_offline(variant: str, tmp_path: Path, tiny_llama: Callable[[str], Path]) -> None:
+    snapshot = fill_cache(tmp_path, "owner/tiny", tiny_llama(variant))
+    assert resolve("owner/tiny", tmp_path, HF_HUB_OFFLINE="1") == str(snapshot)
+
+
+def test_offline_and_not_cached_says_how_to_give_a_path(tmp_path: Path) -> None:
+    answer = resolve("owner/tiny", tmp_path, revision="v2", HF_HUB_OFFLINE="1")
+    assert answer.startswith(
+        "refused: owner/tiny: no such directory, and the Hugging Face hub did not give it at revision 'v2': "
+    )
+    assert "Give the path of a local directory" in answer
+    assert "`hf download owner/tiny --local-dir DIR`" in answer
 
 
 class FakeHub(BaseHTTPRequestHandler):
     """Serves `files` as the repository owner/tiny at `COMMIT`, and knows no other."""
 
-    files: dict[str, bytes] = {}
-    requested: list[str] = []
+    files: ClassVar[dict[str, bytes]] = {}
+    downloaded: ClassVar[set[str]] = set()
 
     def do_HEAD(self) -> None:
-        self.reply(with_body=False)
+        self.reply()
 
     def do_GET(self) -> None:
-        self.reply(with_body=True)
+        self.reply()
 
-    def reply(self, *, with_body: bool) -> None:
+    def reply(self) -> None:
         route = self.path.partition("?")[0]
-        prefix = f"/owner/tiny/resolve/{COMMIT}/"
-        if route.startswith("/api/models/owner/tiny"):
-            self.send(self.listing(route), with_body)
-        elif route.startswith(prefix) and route.removeprefix(prefix) in self.files:
-            name = route.removeprefix(prefix)
-            self.requested.append(name)
-            self.send(self.files[name], with_body)
+        name = route.removeprefix(f"/owner/tiny/resolve/{COMMIT}/")
+        if route.startswith("/api/models/owner/tiny/tree/"):
+            entries = [
+                {"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in self.files.items()
+            ]
+            self.send(json.dumps(entries).encode())
+        elif route.startswith("/api/models/owner/tiny"):
+            siblings = [{"rfilename": name} for name in self.files]
+            self.send(json.dumps({"id": "owner/tiny", "sha": COMMIT, "siblings": siblings}).encode())
+        elif name in self.files:
+            self.downloaded.add(name)
+            self.send(self.files[name])
         else:
-            self.send(b"{}", with_body, status=404, headers={"X-Error-Code": "RepoNotFound"})
+            self.send(b"{}", status=404)
 
-    def listing(self, route: str) -> bytes:
-        if "/tree/" in route:
-            entries = [{"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in self.files.items()]
-            return json.dumps(entries).encode()
-        siblings = [{"rfilename": name} for name in self.files]
-        return json.dumps({"id": "owner/tiny", "sha": COMMIT, "siblings": siblings}).encode()
-
-    def send(self, body: bytes, with_body: bool, status: int = 200, headers: dict[str, str] | None = None) -> None:
+    def send(self, body: bytes, status: int = 200) -> None:
         self.send_response(status)
-        common = {"Content-Length": str(len(body)), "ETag": f'"{hash(body)}"', "X-Repo-Commit": COMMIT}
-        for key, value in {**common, **(headers or {})}.items():
-            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", f'"{hash(body)}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        if status == 404:
+            self.send_header("X-Error-Code", "RepoNotFound")
         self.end_headers()
-        if with_body:
+        if self.command == "GET":
             self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *args: Any) -> None:
         """Quiet."""
 
 
 @pytest.fixture
-def fake_hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeHub]]:
-    """A hub on this machine."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(huggingface_hub.file_download, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(FakeHub, "requested", [])
-    yield FakeHub
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def fake_hub() -> Iterator[str]:
+    """The address of a hub on this machine."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), FakeHub) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 def test_only_what_is_needed_is_downloaded(
-    fake_hub: type[FakeHub], tiny_llama: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    fake_hub: str, tmp_path: Path, tiny_llama: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = {path.name: path.read_bytes() for path in tiny_llama("gqa").iterdir()}
-    unwanted = ("README.md", "pytorch_model.bin", "consolidated.safetensors", "original/model.safetensors", "model.gguf")
-    monkeypatch.setattr(fake_hub, "files", {**wanted, **dict.fromkeys(unwanted, b"x")})
-    path = resolve_model("owner/tiny")
-    assert {file.name for file in path.iterdir()} == wanted.keys()
-    assert set(fake_hub.requested) == wanted.keys()
+    unwanted = ("README.md", "pytorch_model.bin", "consolidated.safetensors", "original/a.safetensors", "model.gguf")
+    monkeypatch.setattr(FakeHub, "files", {**wanted, **dict.fromkeys(unwanted, b"x")})
+    monkeypatch.setattr(FakeHub, "downloaded", set())
+    path = Path(resolve("owner/tiny", tmp_path, HF_ENDPOINT=fake_hub))
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == wanted
+    assert FakeHub.downloaded == wanted.keys()
 
 
-def test_a_repository_that_does_not_exist_is_named(fake_hub: type[FakeHub]) -> None:
-    with pytest.raises(CheckpointNotFoundError, match="owner/other: no such directory, and the Hugging Face hub did not"):
-        resolve_model("owner/other")
+def test_a_repository_that_does_not_exist_is_named(fake_hub: str, tmp_path: Path) -> None:
+    answer = resolve("owner/other", tmp_path, HF_ENDPOINT=fake_hub)
+    assert answer.startswith("refused: owner/other: no such directory, and the Hugging Face hub did not give it: ")
+
+
+def test_a_hub_that_cannot_be_reached_is_no_traceback(tmp_path: Path) -> None:
+    answer = resolve("owner/tiny", tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    assert answer.startswith("refused: owner/tiny: no such directory, and the Hugging Face hub did not give it: ")

@@ -10,7 +10,9 @@ from precast.checkpoints.json_object import JsonObject, parse_json_object, read_
 
 
 def test_values_defaults_and_nulls() -> None:
-    config = JsonObject({"i": 3, "f": 1e-5, "whole": 8192.0, "s": "x", "b": True, "null": None, "o": {"k": 1}}, "c.json")
+    config = JsonObject(
+        {"i": 3, "f": 1e-5, "whole": 8192.0, "s": "x", "b": True, "null": None, "o": {"k": 1}}, "c.json"
+    )
     assert config.positive_integer("i") == 3
     assert config.positive_integer("whole") == 8192
     assert config.positive_integer("null", 7) == 7
@@ -58,7 +60,7 @@ def test_a_boolean_must_be_one() -> None:
 
 @pytest.mark.parametrize("getter", ["positive_integer", "number", "string"])
 def test_a_missing_value_without_default_is_named(getter: str) -> None:
-    with pytest.raises(ConfigError, match="c.json: 'key' is missing"):
+    with pytest.raises(ConfigError, match=r"c\.json: 'key' is missing"):
         getattr(JsonObject({"key": None}, "c.json"), getter)("key")
 
 
@@ -84,10 +86,10 @@ def test_malformed_json_is_refused(data: bytes, message: str, tmp_path: Path) ->
     with pytest.raises(ValueError, match=message):
         parse_json_object(data)
     (tmp_path / "x.json").write_bytes(data)
-    with pytest.raises(ConfigError, match=f"x.json: not valid JSON: .*{message}"):
+    with pytest.raises(ConfigError, match=rf"x\.json: not valid JSON: .*{message}"):
         read_json_file(tmp_path / "x.json")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="absent.json: cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"absent\.json: cannot be read: No such file"):
         read_json_file(tmp_path / "absent.json")

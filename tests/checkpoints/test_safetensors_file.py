@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from precast.checkpoints.errors import CheckpointError, CorruptFileError, DuplicateTensorError, UnsupportedDtypeError
+from precast.checkpoints.errors import (
+    CheckpointError,
+    CorruptFileError,
+    DuplicateTensorError,
+    UnsupportedDtypeError,
+    WeightFilesError,
+)
 from precast.checkpoints.safetensors_file import ITEM_BITS, MAX_HEADER_BYTES, SafetensorsFile
 from precast.checkpoints.tensor_info import TensorInfo
 from tests.checkpoints.editing import write_safetensors
@@ -58,6 +64,15 @@ def test_arrays_view_the_file_are_read_only_and_outlive_it(tmp_path: Path) -> No
     np.testing.assert_array_equal(array, [1.0, 1.0])
     with pytest.raises(KeyError):
         file.tensor("a")
+
+
+def test_closing_ends_the_mapping(tmp_path: Path) -> None:
+    path = write_safetensors(tmp_path / "t.safetensors", {"a": entry("F32", [2], 0, 8)}, b"\0" * 8)
+    file = SafetensorsFile(path)
+    assert float(file.tensor("a").sum()) == 0
+    assert str(path) in Path("/proc/self/maps").read_text()
+    file.close()
+    assert str(path) not in Path("/proc/self/maps").read_text()
 
 
 def resident_pages(array: np.ndarray[Any, Any]) -> int:
@@ -150,6 +165,11 @@ def test_a_file_shorter_than_its_header_length_is_refused(tmp_path: Path, size: 
         SafetensorsFile(tmp_path / "t")
 
 
+def test_a_file_that_the_system_refuses_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightFilesError, match="absent: cannot be read: No such file or directory"):
+        SafetensorsFile(tmp_path / "absent")
+
+
 def test_a_header_larger_than_the_file_is_refused(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "t", GOOD, b"\0" * 12, header_bytes=5000)
     with pytest.raises(CorruptFileError, match="truncated: the header ends at byte 5008, and the file has"):
@@ -206,7 +226,8 @@ def test_accepts_what_the_package_accepts(
 @st.composite
 def sound_headers(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
     """Headers whose tensors cover the data, sometimes with one offset moved by one."""
-    header, end = {}, 0
+    header: dict[str, Any] = {}
+    end = 0
     for name in draw(st.lists(st.sampled_from("abcd"), unique=True)):
         dtype = draw(st.sampled_from(sorted(ITEM_BITS)))
         shape = draw(st.lists(st.integers(0, 4), max_size=3))

@@ -70,7 +70,9 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
         WeightFiles(tmp_path)
 
 
-@pytest.mark.parametrize("weight_map", [{"a": "1.safetensors", "x": "1.safetensors"}, {"a": "1.safetensors", "c": "1.safetensors"}])
+@pytest.mark.parametrize(
+    "weight_map", [{"a": "1.safetensors", "x": "1.safetensors"}, {"a": "1.safetensors", "c": "1.safetensors"}]
+)
 def test_an_index_that_names_the_wrong_shard_is_refused(tmp_path: Path, weight_map: dict[str, str]) -> None:
     weight_map = {**weight_map, "b": "2.safetensors"}
     write_shards(tmp_path, {"1.safetensors": ["a"], "2.safetensors": ["b", "c"]}, weight_map)
@@ -82,7 +84,7 @@ def test_an_index_that_names_the_wrong_shard_is_refused(tmp_path: Path, weight_m
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "config.json", 3])
 def test_an_index_cannot_name_files_elsewhere(tmp_path: Path, name: object) -> None:
     edit_json(write_shards(tmp_path, {}, {}), weight_map={"a": name})
-    with pytest.raises(WeightFilesError, match="a is said to be in .*, which is no name of a weight file"):
+    with pytest.raises(WeightFilesError, match=r"a is said to be in .*, which is no name of a weight file"):
         WeightFiles(tmp_path)
 
 

@@ -219,7 +219,7 @@ NAME = "printable ASCII without spaces"
         (COUNTS.pack(1, 1, 1, U32_MAX), f"rank must be from 0 to 8, got {U32_MAX}"),
         (COUNTS.pack(1024, 64, 64, 8), "needs 1248 bytes, the index has 16 left"),
         (one(name=b"a\0b"), f'name must be {NAME}, got "a\\x00b"'),
-        (one(name=b"\xff"), f'name must be {NAME}, got "\xff"'),
+        (one(name=b"\xff"), f'name must be {NAME}, got "\\xff"'),
         (one(layout=b"pl in"), f'layout must be {NAME}, got "pl in"'),
         (one(dtype=b"float33"), 'tensor "a": the dtype "float33" is unknown'),
         (one(shape=(0, 4), size=0), 'tensor "a": the extent of axis 0 must be at least 1, got 0'),
@@ -231,6 +231,7 @@ NAME = "printable ASCII without spaces"
         (one(offset=END), f'tensor "a": its 64 bytes at offset {END} end behind the file\'s {END}'),
         (one(offset=U64 - 64), f'tensor "a": its 64 bytes at offset {U64 - 64} end behind the file\'s {END}'),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_hostile_records(tmp_path: Path, records: bytes, complaint: str) -> None:
     assert refusal(tmp_path, file_of(records)) == f"record 0 of the index: {complaint}"

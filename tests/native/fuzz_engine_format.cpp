@@ -1,6 +1,6 @@
-// Readers of engine files against inputs that were valid once: bytes flipped, cut, moved and spliced, always the same ones
-// (a fixed seed). The sanitizers see what no check does. Every input is either read, and then keeps the promises of the
-// reader, or refused by an Error that names it.
+// Readers of engine files against inputs that were valid once: bytes flipped, cut, moved, spliced, from a fixed seed.
+// The sanitizers see what no check does. Every input is either read, and then keeps the promises of the reader, or
+// refused by an Error that names it.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -145,8 +145,8 @@ void check_tensors(const std::vector<TensorEntry>& tensors, const WeightsHeader&
 
 std::uint64_t odd_number(Generator& random) {
   constexpr std::uint64_t max = std::numeric_limits<std::uint64_t>::max();
-  const std::uint64_t numbers[] = {0,   1,   63,  64,  data_start, data_start + 64, 2 * data_start, std::uint64_t{1} << 32,
-                                   max, max - 63, max - data_start + 1, std::uint64_t{1} << 63, random()};
+  const std::uint64_t numbers[] = {0, 1, 63, 64, data_start, data_start + 64, 2 * data_start, std::uint64_t{1} << 32,
+                                   std::uint64_t{1} << 63, max - data_start + 1, max - 63, max, random()};
   return numbers[below(random, std::size(numbers))];
 }
 
@@ -179,9 +179,10 @@ void change_header(Header& header, Generator& random) {
 TEST("fuzz: JSON") {
   Generator random(1);
   Tally tally;
-  const std::vector<std::string> samples = {
-      manifest_text(), R"([null, true, -1.5e-3, "\ud83d\ude00 \u00e4", {"a": {"b": []}}])", R"({"\"\\\/\b": 12, "": 0.1})"};
-  for (int i = 0; i < 30'000; ++i) {
+  const std::vector<std::string> samples = {manifest_text(),
+                                            R"([null, true, -1.5e-3, "\ud83d\ude00 \u00e4", {"a": {"b": []}}])",
+                                            R"({"\"\\\/\b": 12, "": 0.1})"};
+  for (int i = 0; i < 20'000; ++i) {
     // A buffer of exactly the text's size: a read behind it is seen.
     const std::string text = mutated(samples[below(random, samples.size())], json_pieces, random);
     const std::vector<char> exact(text.begin(), text.end());
@@ -190,7 +191,7 @@ TEST("fuzz: JSON") {
       CHECK_EQ(dump(parse_json(again, "fuzz")), again);
     });
   }
-  CHECK(tally.read > 5'000);
+  CHECK(tally.read > 3'000);
   CHECK(tally.refused > 10'000);
 }
 
@@ -210,7 +211,7 @@ TEST("fuzz: the index of weights.bin, with checksums that are right") {
   Tally tally;
   const std::vector<std::string> pieces = {std::string(8, '\0'), std::string(8, '\xFF'), std::string("\1\0\0\0", 4),
                                            Record{}.bytes()};
-  for (int i = 0; i < 30'000; ++i) {
+  for (int i = 0; i < 20'000; ++i) {
     std::string index;
     std::uint64_t offset = data_start;
     const std::size_t num_records = below(random, 5);
@@ -237,8 +238,8 @@ TEST("fuzz: the start of weights.bin, byte by byte") {
   Tally tally;
   const std::string header = Header(Record{}.bytes()).bytes();
   for (int i = 0; i < 20'000; ++i) {
-    const std::string text = mutated(header, {std::string(4, '\0'), "PRECASTW"}, random);
-    const std::vector<char> exact(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(text.size(), 64)));
+    const std::string text = mutated(header, {std::string(4, '\0'), "PRECASTW"}, random).substr(0, 64);
+    const std::vector<char> exact(text.begin(), text.end());
     attempt(tally, [&] { read_weights_header(std::as_bytes(std::span(exact)), data_start + 64, "fuzz"); });
   }
   CHECK(tally.read > 3'000);

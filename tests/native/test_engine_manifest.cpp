@@ -25,7 +25,9 @@ EngineManifest parse(std::string_view text) { return parse_manifest(text, "engin
 std::string complaint(std::string_view text) {
   return refusal([&] { parse(text); });
 }
-std::string complaint(std::string_view from, std::string_view to) { return complaint(replaced(manifest_text(), from, to)); }
+std::string complaint(std::string_view from, std::string_view to) {
+  return complaint(replaced(manifest_text(), from, to));
+}
 
 /// An engine directory of the tiny manifest.
 void write_engine(const TemporaryDirectory& directory) {
@@ -105,8 +107,8 @@ TEST("engine manifest: everything unknown in requires is named before the rest i
 
 TEST("engine manifest: backend and world size come before the rest") {
   CHECK_EQ(complaint(R"({"format": 1, "requires": [], "backend": "tensorrt"})"),
-           "engine.json: the engine was built for the backend tensorrt, this runtime has onnxruntime: rebuild the engine "
-           "for one of these");
+           "engine.json: the engine was built for the backend tensorrt, this runtime has onnxruntime: "
+           "rebuild the engine for one of these");
   CHECK_EQ(complaint(R"({"format": 1, "requires": [], "backend": "onnxruntime", "mapping":
              {"world_size": 6, "tensor_parallel_size": 2, "pipeline_parallel_size": 3}})"),
            "engine.json: the engine was built for 6 ranks, this runtime runs at most 1: rebuild the engine for fewer");
@@ -121,7 +123,8 @@ TEST("engine manifest: every rule has its sentence") {
   CHECK_EQ(complaint("\"format\": 1", "\"format\": 0"), "engine.json: format must be at least 1, got 0");
   CHECK_EQ(complaint("\"ai.precast.Linear/1\"", "\"a b\""), "engine.json: requires[0] must be " + name + "\"a b\"");
   CHECK_EQ(complaint("\"onnxruntime\",", "\"\","), "engine.json: backend must be " + name + "\"\"");
-  CHECK_EQ(complaint("\"opset\": 20", "\"opset\": 0"), "engine.json: backend_requirements.opset must be at least 1, got 0");
+  CHECK_EQ(complaint("\"opset\": 20", "\"opset\": 0"),
+           "engine.json: backend_requirements.opset must be at least 1, got 0");
   CHECK_EQ(complaint("\"batch_invariant\": true", "\"batch_invariant\": 1"),
            "engine.json: batch_invariant must be a boolean, got an integer");
   CHECK_EQ(complaint("\"world_size\": 1", "\"world_size\": 2"),

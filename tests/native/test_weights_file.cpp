@@ -58,8 +58,9 @@ TEST("crc32: the check value of the standard") {
 
 TEST("weights file: tensors are found where they are") {
   const TemporaryDirectory directory;
-  const std::string index = Record{.name = "w/0", .layout = "x16k1.f32/1", .shape = {2, 4}, .size = 32}.bytes() +
-                            Record{.name = "b", .type = "uint8", .shape = {}, .offset = data_start + 64, .size = 1}.bytes();
+  const Record packed{.name = "w/0", .layout = "x16k1.f32/1", .shape = {2, 4}, .size = 32};
+  const Record scalar{.name = "b", .type = "uint8", .shape = {}, .offset = data_start + 64, .size = 1};
+  const std::string index = packed.bytes() + scalar.bytes();
   Header header(index);
   header.tensor_count = 2;
   header.file_size = file_end + 1;
@@ -108,8 +109,9 @@ TEST("weights file: names and sizes of the types") {
       {{"float32", 4}, {"float16", 2}, {"bfloat16", 2}, {"int8", 1}, {"uint8", 1}, {"int32", 4}, {"int64", 8}}};
   for (const auto& [text, bytes] : types) {
     const std::string index = Record{.type = text, .shape = {2}, .size = 2 * bytes}.bytes();
-    const Header header(index);
-    const auto tensors = read_weights_index(as_bytes(index), read_weights_header(as_bytes(header.bytes()), file_end, "w"), "w");
+    const std::string start = Header(index).bytes();
+    const WeightsHeader header = read_weights_header(as_bytes(start), file_end, "w");
+    const std::vector<TensorEntry> tensors = read_weights_index(as_bytes(index), header, "w");
     CHECK_EQ(name(tensors[0].type), text);
     CHECK_EQ(element_bytes(tensors[0].type), bytes);
   }
@@ -193,13 +195,14 @@ TEST("weights file: records that lie") {
 
 TEST("weights file: counts, overlaps and twins") {
   const std::string index = Record{}.bytes();
-  CHECK_EQ(index_complaint(index, 0), "w: the index is " + std::to_string(index.size()) + " bytes, its 0 records end after 0");
+  CHECK_EQ(index_complaint(index, 0),
+           "w: the index is " + std::to_string(index.size()) + " bytes, its 0 records end after 0");
   CHECK_EQ(index_complaint(index, 2), "w: record 1 of the index: needs 16 bytes, the index has 0 left");
   CHECK_EQ(index_complaint(index, UINT32_MAX), "w: record 1 of the index: needs 16 bytes, the index has 0 left");
   const std::string half = Record{.shape = {4}, .size = 16}.bytes();
   CHECK_EQ(index_complaint(half + Record{.name = "b", .shape = {4}, .size = 16}.bytes(), 2),
-           "w: record 1 of the index: tensor \"b\": its offset must be at least 2097168, where the bytes before it end, "
-           "got 2097152");
+           "w: record 1 of the index: tensor \"b\": its offset must be at least 2097168, "
+           "where the bytes before it end, got 2097152");
   const std::string twins = half + Record{.shape = {1}, .offset = file_end, .size = 4}.bytes();
   Header header(twins);
   header.tensor_count = 2;
@@ -242,7 +245,8 @@ TEST("weights file: files that are no weights") {
            ": not a weights file: it must start with \"PRECASTW\", got \"GGUF\\x00\\x00\\x00\\x00\"");
   CHECK_EQ(complaint(directory.path()), ": not a regular file");
   CHECK_EQ(complaint(directory.path() / "absent"), ": cannot open it: No such file or directory");
-  CHECK_EQ(refusal_code([&] { WeightsFile::open(directory.path() / "absent"); }), static_cast<int>(ErrorCode::not_found));
+  CHECK_EQ(refusal_code([&] { WeightsFile::open(directory.path() / "absent"); }),
+           static_cast<int>(ErrorCode::not_found));
 
   const std::string index = Record{}.bytes();
   const std::string whole = file_of(Header(index), index);

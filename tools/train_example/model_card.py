@@ -48,7 +48,9 @@ def render(figures: Figures, recipe: Recipe) -> str:
 
 _HEADER = """
 ---
-license: psfl
+license: other
+license_name: psf-2.0
+license_link: https://docs.python.org/3/license.html
 language: en
 library_name: transformers
 pipeline_tag: text-generation
@@ -116,21 +118,32 @@ The tokenizer puts `<|begin_of_text|>` (0) before a text; `<|end_of_text|>` (1) 
 
 def _training(figures: Figures, recipe: Recipe) -> str:
     passes = recipe.num_steps * recipe.tokens_per_step / figures.training_tokens
+    rate = (
+        f"{recipe.warmup_steps} steps up to {recipe.peak_learning_rate:g}, "
+        f"then cosine decay to {recipe.final_learning_rate:g}"
+    )
     versions = ", ".join(f"{name} {version}" for name, version in figures.versions.items())
     return f"""
 ## Training
 
-{recipe.num_steps} steps of {recipe.windows_per_step} windows of {recipe.window_tokens} tokens, about {passes:.0f} passes
-over the text; each window is `<|begin_of_text|>` and then the text from a random paragraph on.
-Muon for the projections, AdamW for the embedding and the norms; peak learning rate {recipe.peak_learning_rate:g},
-{recipe.warmup_steps} steps of warm-up, cosine decay to {recipe.final_learning_rate:g}; weight decay
-{recipe.weight_decay:g} on matrices; dropout {recipe.dropout:g} on the embedding and behind both projections into the
-residual stream; gradient norm clipped at {recipe.max_grad_norm:g}; fp32 weights, bfloat16 autocast; seed {recipe.seed}.
+{recipe.num_steps} steps of {recipe.windows_per_step} windows of {recipe.window_tokens} tokens, about
+{passes:.0f} passes over the text; each window is `<|begin_of_text|>` and then the text from a random paragraph on.
+
+| | |
+|---|---|
+| optimisers | Muon for the projections, AdamW for the embedding and the norms |
+| learning rate | {rate} |
+| weight decay | {recipe.weight_decay:g}, on matrices only |
+| dropout | {recipe.dropout:g}, on the embedding and on what every layer adds to the residual stream |
+| gradient norm | clipped at {recipe.max_grad_norm:g} |
+| precision | fp32 weights, bfloat16 autocast |
+| seed | {recipe.seed} |
+
 It took {figures.training_minutes:.0f} minutes on {recipe.num_threads} CPU threads.
 
     python tools/train_example/train.py --output examples/checkpoints/pydoc-llama
 
-The same seed, versions and kind of CPU give the same recipe, not necessarily the same bits. Made with {versions}."""
+Made with {versions}. Other versions or another kind of CPU give other bits."""
 
 
 def _quality(figures: Figures) -> str:

@@ -18,9 +18,9 @@ class Recipe:
     window_tokens: int = 1024  # also max_position_embeddings: every position the model accepts was trained
 
     windows_per_step: int = 4
-    num_steps: int = 600
-    warmup_steps: int = 50
-    peak_learning_rate: float = 2e-3
+    num_steps: int = 300
+    warmup_steps: int = 30
+    peak_learning_rate: float = 4e-3
     final_learning_rate: float = 1e-4
     weight_decay: float = 0.1
     dropout: float = 0.1

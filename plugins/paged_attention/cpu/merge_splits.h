@@ -1,43 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
-// The running result of a row over the splits of its context. Inside this op only.
+// How the results of splits become a row's output. Inside this op only.
 #pragma once
 
 #include <cstddef>
-#include <limits>
 
 #include "plugins/cpu/math.h"
 
 namespace precast {
 
-// M, L and A of the schema.
-struct RowState {
-  float max;
-  float sum;
+// One row's result of one split, or of several that were merged: M, L and A of the schema.
+struct RowResult {
+  float& max;
+  float& sum;
   float* weighted;  // [head_dim]
 };
 
-[[maybe_unused]] static inline void start(RowState& state, std::size_t head_dim) noexcept {
-  state.max = -std::numeric_limits<float>::infinity();
-  state.sum = 0.0f;
-  for (std::size_t d = 0; d < head_dim; ++d) state.weighted[d] = 0.0f;
-}
-
-// Takes in the next split of the row, in ascending order.
-[[maybe_unused]] static inline void merge(RowState& state, float max, float sum, const float* weighted,
+// Adds the next split of the row, in ascending order, to those before it.
+[[maybe_unused]] static inline void merge(const RowResult& total, const RowResult& split,
                                           std::size_t head_dim) noexcept {
-  const float new_max = max > state.max ? max : state.max;
-  const float old_factor = math::exp(state.max - new_max);
-  const float new_factor = math::exp(max - new_max);
-  state.sum = state.sum * old_factor + sum * new_factor;
+  const float max = split.max > total.max ? split.max : total.max;
+  const float total_factor = math::exp(total.max - max);
+  const float split_factor = math::exp(split.max - max);
+  total.max = max;
+  total.sum = total.sum * total_factor + split.sum * split_factor;
   for (std::size_t d = 0; d < head_dim; ++d) {
-    state.weighted[d] = state.weighted[d] * old_factor + weighted[d] * new_factor;
+    total.weighted[d] = total.weighted[d] * total_factor + split.weighted[d] * split_factor;
   }
-  state.max = new_max;
 }
 
-[[maybe_unused]] static inline void finish(const RowState& state, float* output, std::size_t head_dim) noexcept {
-  const float reciprocal = 1.0f / state.sum;
-  for (std::size_t d = 0; d < head_dim; ++d) output[d] = state.weighted[d] * reciprocal;
+[[maybe_unused]] static inline void finish(const RowResult& total, float* output, std::size_t head_dim) noexcept {
+  const float reciprocal = 1.0f / total.sum;
+  for (std::size_t d = 0; d < head_dim; ++d) output[d] = total.weighted[d] * reciprocal;
 }
 
 }  // namespace precast

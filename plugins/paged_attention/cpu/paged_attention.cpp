@@ -30,22 +30,23 @@ struct Workspace {
   SplitTiles next_tiles;
   std::size_t* num_visible;  // [max_rows]
   float* scores;             // [max_rows, 512]
-  SplitResult split;         // of max_rows rows
-  RowState* states;          // [max_rows]
+  SplitResult total;         // of max_rows rows: the splits so far
+  SplitResult split;         // of max_rows rows: the one after them
 };
 
+SplitResult take_result(std::size_t max_rows, std::size_t head_dim, Scratch& scratch) {
+  return {.max = scratch.take<float>(max_rows),
+          .sum = scratch.take<float>(max_rows),
+          .weighted = scratch.take<float>(max_rows * head_dim)};
+}
+
 Workspace take_workspace(std::size_t max_rows, std::size_t head_dim, Scratch& scratch) {
-  Workspace workspace{.tiles = {},
-                      .next_tiles = {},
-                      .num_visible = scratch.take<std::size_t>(max_rows),
-                      .scores = scratch.take<float>(max_rows * tokens_per_split),
-                      .split = {.max = scratch.take<float>(max_rows),
-                                .sum = scratch.take<float>(max_rows),
-                                .weighted = scratch.take<float>(max_rows * head_dim)},
-                      .states = scratch.take<RowState>(max_rows)};
-  float* const weighted = scratch.take<float>(max_rows * head_dim);
-  for (std::size_t r = 0; r < max_rows; ++r) workspace.states[r].weighted = weighted + r * head_dim;
-  return workspace;
+  return {.tiles = {},
+          .next_tiles = {},
+          .num_visible = scratch.take<std::size_t>(max_rows),
+          .scores = scratch.take<float>(max_rows * tokens_per_split),
+          .total = take_result(max_rows, head_dim, scratch),
+          .split = take_result(max_rows, head_dim, scratch)};
 }
 
 // Phase 2 of one call. Its tasks may run at the same time, each with a workspace of its own.
@@ -58,8 +59,6 @@ class Attention {
   // `next` is the task that this worker will do next, or null.
   void run(const AttendTask& task, const AttendTask* next, Workspace& workspace) const noexcept {
     const QueryBlock& block = *task.block;
-    const bool is_divided = block.partials != nullptr;
-    if (!is_divided) start_rows(block, workspace);
     find_tiles(block, task.first_split, workspace.tiles);
     for (std::size_t split = task.first_split; split < task.end_split; ++split) {
       workspace.next_tiles.count = 0;
@@ -68,21 +67,26 @@ class Attention {
       } else if (next != nullptr) {
         find_tiles(*next->block, next->first_split, workspace.next_tiles);
       }
-      const SplitResult result = is_divided ? partial_result(block, shape_, split) : workspace.split;
-      attend(block, split, workspace, result);
-      if (!is_divided) merge_rows(block, split, result, workspace);
+      if (block.partials != nullptr) {
+        attend(block, split, workspace, partial_result(block, shape_, split));
+      } else if (split == 0) {
+        attend(block, split, workspace, workspace.total);
+      } else {
+        attend(block, split, workspace, workspace.split);
+        merge_rows(block, split, workspace.total, workspace.split);
+      }
       std::swap(workspace.tiles, workspace.next_tiles);
     }
-    if (!is_divided) finish_rows(block, workspace);
+    if (block.partials == nullptr) finish_rows(block, workspace.total);
   }
 
   // Merges what the tasks of a divided block left.
-  void merge_partials(const QueryBlock& block, Workspace& workspace) const noexcept {
-    start_rows(block, workspace);
-    for (std::size_t split = 0; split < block.num_splits; ++split) {
-      merge_rows(block, split, partial_result(block, shape_, split), workspace);
+  void merge_partials(const QueryBlock& block) const noexcept {
+    const SplitResult total = partial_result(block, shape_, 0);
+    for (std::size_t split = 1; split < block.num_splits; ++split) {
+      merge_rows(block, split, total, partial_result(block, shape_, split));
     }
-    finish_rows(block, workspace);
+    finish_rows(block, total);
   }
 
  private:
@@ -136,25 +140,24 @@ class Attention {
                    .result = result});
   }
 
-  void start_rows(const QueryBlock& block, Workspace& workspace) const noexcept {
-    for (std::size_t r = 0; r < num_rows(block); ++r) start(workspace.states[r], shape_.head_dim);
+  RowResult row_of(const SplitResult& result, std::size_t row) const noexcept {
+    return {result.max[row], result.sum[row], result.weighted + row * shape_.head_dim};
   }
 
-  void merge_rows(const QueryBlock& block, std::size_t split, const SplitResult& result,
-                  Workspace& workspace) const noexcept {
+  void merge_rows(const QueryBlock& block, std::size_t split, const SplitResult& total,
+                  const SplitResult& result) const noexcept {
     const std::size_t first = first_row(block, split);
     for (std::size_t r = first; r < num_rows(block); ++r) {
-      const std::size_t i = r - first;
-      merge(workspace.states[r], result.max[i], result.sum[i], result.weighted + i * shape_.head_dim, shape_.head_dim);
+      merge(row_of(total, r), row_of(result, r - first), shape_.head_dim);
     }
   }
 
-  void finish_rows(const QueryBlock& block, const Workspace& workspace) const noexcept {
+  void finish_rows(const QueryBlock& block, const SplitResult& total) const noexcept {
     const std::size_t group = shape_.queries_per_kv();
     for (std::size_t r = 0; r < num_rows(block); ++r) {
       const std::size_t token = block.first_token + r / group;
       const std::size_t head = block.kv_head * group + r % group;
-      finish(workspace.states[r], args_.output + (token * shape_.num_heads + head) * shape_.head_dim, shape_.head_dim);
+      finish(row_of(total, r), args_.output + (token * shape_.num_heads + head) * shape_.head_dim, shape_.head_dim);
     }
   }
 
@@ -164,16 +167,37 @@ class Attention {
   const std::byte* q_;
 };
 
-// Phase 1.
-void write_step(const PagedAttentionArgs& args, const TileRowsList& tiles, const RotatedQueries& queries,
-                const ParallelFor& parallel_for) {
-  const std::size_t num_elements = args.num_tokens * args.shape.qkv_features();
-  const std::size_t num_tasks = std::clamp<std::size_t>(num_elements / elements_per_write_task, 1, tiles.count);
-  parallel_for(num_tasks, [&](std::size_t task) {
-    const std::size_t end = (task + 1) * tiles.count / num_tasks;
-    for (std::size_t i = task * tiles.count / num_tasks; i < end; ++i) write_tile(args, tiles.items[i], queries);
-  });
-}
+// Phase 1. Small steps are not worth another thread's start.
+class Writing {
+ public:
+  Writing(const PagedAttentionArgs& args, Scratch& scratch)
+      : args_(args),
+        tiles_(list_tile_rows(args, scratch)),
+        queries_(take_rotated_queries(args, scratch)),
+        num_tasks_(std::clamp<std::size_t>(args.num_tokens * args.shape.qkv_features() / elements_per_write_task, 1,
+                                           tiles_.count)),
+        head_bytes_(args.shape.head_dim * args.shape.element_bytes()),
+        heads_(scratch.take<std::byte>(num_tasks_ * head_bytes_)) {}
+
+  const std::byte* q() const noexcept { return queries_.q; }
+
+  void run(const ParallelFor& parallel_for) const {
+    parallel_for(num_tasks_, [&](std::size_t task) {
+      const std::size_t end = (task + 1) * tiles_.count / num_tasks_;
+      for (std::size_t i = task * tiles_.count / num_tasks_; i < end; ++i) {
+        write_tile(args_, tiles_.items[i], queries_, heads_ + task * head_bytes_);
+      }
+    });
+  }
+
+ private:
+  const PagedAttentionArgs& args_;
+  TileRowsList tiles_;
+  RotatedQueries queries_;
+  std::size_t num_tasks_;
+  std::size_t head_bytes_;
+  std::byte* heads_;  // one for each task
+};
 
 // Runs body(i, next, workspace) for i = 0 .. n - 1: one task per worker, so that each owns a workspace, and a worker
 // takes numbers from a counter, one ahead. `next` is what it will run after i; n if there is none.
@@ -196,8 +220,7 @@ void run_on_workers(Workspace* workspaces, std::size_t num_workers, std::size_t 
 void paged_attention(KernelLevel level, const PagedAttentionArgs& args, const ParallelFor& parallel_for,
                      Scratch& scratch) {
   scratch.reset();
-  const TileRowsList tiles = list_tile_rows(args, scratch);
-  const RotatedQueries queries = take_rotated_queries(args, scratch);
+  const Writing writing(args, scratch);
   const AttentionPlan plan = plan_attention(args, parallel_for.threads(), scratch);
   const std::size_t num_workers =
       plan.total_cost < min_cost_for_threads ? 1 : std::min(plan.num_tasks, parallel_for.threads());
@@ -206,15 +229,15 @@ void paged_attention(KernelLevel level, const PagedAttentionArgs& args, const Pa
     workspaces[w] = take_workspace(plan.max_rows, args.shape.head_dim, scratch);
   }
 
-  write_step(args, tiles, queries, parallel_for);
-  const Attention attention(args, attend_split_kernel(level, args.shape.kv_layout), queries.q);
+  writing.run(parallel_for);
+  const Attention attention(args, attend_split_kernel(level, args.shape.kv_layout), writing.q());
   const auto attend = [&](std::size_t i, std::size_t next, Workspace& workspace) {
     attention.run(plan.tasks[i], next < plan.num_tasks ? &plan.tasks[next] : nullptr, workspace);
   };
   run_on_workers(workspaces, num_workers, plan.num_tasks, parallel_for, attend);
   if (!plan.has_partials) return;
-  const auto merge_partials = [&](std::size_t i, std::size_t, Workspace& workspace) {
-    if (plan.blocks[i].partials != nullptr) attention.merge_partials(plan.blocks[i], workspace);
+  const auto merge_partials = [&](std::size_t i, std::size_t, Workspace&) {
+    if (plan.blocks[i].partials != nullptr) attention.merge_partials(plan.blocks[i]);
   };
   run_on_workers(workspaces, num_workers, plan.num_blocks, parallel_for, merge_partials);
 }

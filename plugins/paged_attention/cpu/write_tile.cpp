@@ -21,26 +21,6 @@ Element round_to(float value) noexcept {
   }
 }
 
-// Element d of the K of lane `lane`, counted from the start of the K tile.
-template <typename Element>
-std::size_t k_index(std::size_t d, std::size_t lane) noexcept {
-  if constexpr (std::is_same_v<Element, Bf16>) {
-    return (d / 2 * tokens_per_tile + lane) * 2 + d % 2;
-  } else {
-    return d * tokens_per_tile + lane;
-  }
-}
-
-// Element d of the V of lane `lane`, counted from the start of the V tile.
-template <typename Element>
-std::size_t v_index(std::size_t d, std::size_t lane, std::size_t head_dim) noexcept {
-  if constexpr (std::is_same_v<Element, Bf16>) {
-    return (lane / 2 * head_dim + d) * 2 + lane % 2;
-  } else {
-    return lane * head_dim + d;
-  }
-}
-
 // What one token's heads are rotated by.
 struct Rotation {
   const float* cos;
@@ -61,15 +41,33 @@ Rotation make_rotation(const PagedAttentionArgs& args, const RotatedQueries& que
   return {cos, sin, half};
 }
 
-// Calls store(d, value) for each element of a rotated head.
-template <typename Store>
-void rotate_head(const float* x, std::size_t head_dim, const Rotation& rotation, const Store& store) noexcept {
+template <typename Element>
+void rotate_head(const float* x, std::size_t head_dim, const Rotation& rotation, Element* rotated) noexcept {
   const std::size_t half = rotation.half;
   for (std::size_t i = 0; i < half; ++i) {
-    store(i, x[i] * rotation.cos[i] - x[i + half] * rotation.sin[i]);
-    store(i + half, x[i + half] * rotation.cos[i] + x[i] * rotation.sin[i]);
+    rotated[i] = round_to<Element>(x[i] * rotation.cos[i] - x[i + half] * rotation.sin[i]);
+    rotated[i + half] = round_to<Element>(x[i + half] * rotation.cos[i] + x[i] * rotation.sin[i]);
   }
-  for (std::size_t d = 2 * half; d < head_dim; ++d) store(d, x[d]);
+  for (std::size_t d = 2 * half; d < head_dim; ++d) rotated[d] = round_to<Element>(x[d]);
+}
+
+// Puts a head's K into lane `lane` of a K tile: [D][16] of fp32 or [D/2][16] of pairs of bf16.
+void store_k(const float* k, std::size_t head_dim, std::size_t lane, float* k_tile) noexcept {
+  for (std::size_t d = 0; d < head_dim; ++d) k_tile[d * tokens_per_tile + lane] = k[d];
+}
+
+void store_k(const Bf16* k, std::size_t head_dim, std::size_t lane, Bf16* k_tile) noexcept {
+  for (std::size_t d = 0; d < head_dim; d += 2) std::memcpy(k_tile + d * tokens_per_tile + lane * 2, k + d, 4);
+}
+
+// Puts a head's V into lane `lane` of a V tile: [16][D] of fp32 or [8][D][2] of bf16.
+void store_v(const float* v, std::size_t head_dim, std::size_t lane, float* v_tile) noexcept {
+  std::copy(v, v + head_dim, v_tile + lane * head_dim);
+}
+
+void store_v(const float* v, std::size_t head_dim, std::size_t lane, Bf16* v_tile) noexcept {
+  Bf16* const first = v_tile + (lane - lane % 2) * head_dim + lane % 2;
+  for (std::size_t d = 0; d < head_dim; ++d) first[2 * d] = round_to_bf16(v[d]);
 }
 
 template <typename Element>
@@ -78,43 +76,38 @@ void write_queries(const PagedAttentionArgs& args, std::size_t row, const Rotati
   const std::size_t group = args.shape.queries_per_kv();
   const float* x = args.qkv + row * args.shape.qkv_features();
   for (std::size_t head = 0; head < args.shape.num_heads; ++head, x += head_dim) {
-    Element* const rotated = q + ((head / group * args.num_tokens + row) * group + head % group) * head_dim;
-    rotate_head(x, head_dim, rotation, [&](std::size_t d, float value) { rotated[d] = round_to<Element>(value); });
+    const std::size_t q_row = (head / group * args.num_tokens + row) * group + head % group;
+    rotate_head(x, head_dim, rotation, q + q_row * head_dim);
   }
 }
 
 template <typename Element>
-void write_keys_and_values(const PagedAttentionArgs& args, const TileRows& rows, std::size_t row,
-                           const Rotation& rotation) noexcept {
+void write_keys_and_values(const PagedAttentionArgs& args, std::size_t sequence, std::size_t row, std::size_t position,
+                           const Rotation& rotation, Element* rotated) noexcept {
   const PagedAttentionShape& shape = args.shape;
-  const std::size_t head_dim = shape.head_dim;
-  const std::size_t position = rows.position + row - rows.first_row;
   const std::size_t lane = position % tokens_per_tile;
-  const std::int32_t block =
-      args.block_tables[rows.sequence * args.block_table_width + position / shape.tokens_per_block];
-  const float* key = args.qkv + row * shape.qkv_features() + shape.num_heads * head_dim;
-  const float* value = key + shape.num_kv_heads * head_dim;
-  for (std::size_t head = 0; head < shape.num_kv_heads; ++head, key += head_dim, value += head_dim) {
-    std::byte* const tile = find_tile(args, block, head, position % shape.tokens_per_block / tokens_per_tile);
+  const std::size_t tile_in_block = position % shape.tokens_per_block / tokens_per_tile;
+  const std::int32_t block = args.block_tables[sequence * args.block_table_width + position / shape.tokens_per_block];
+  const float* key = args.qkv + row * shape.qkv_features() + shape.num_heads * shape.head_dim;
+  const float* value = key + shape.num_kv_heads * shape.head_dim;
+  for (std::size_t head = 0; head < shape.num_kv_heads; ++head, key += shape.head_dim, value += shape.head_dim) {
+    std::byte* const tile = find_tile(args, block, head, tile_in_block);
     if (lane == 0) std::memset(tile, 0, 2 * tile_bytes(shape));
-    auto* const k_tile = reinterpret_cast<Element*>(tile);
-    auto* const v_tile = reinterpret_cast<Element*>(tile + tile_bytes(shape));
-    rotate_head(key, head_dim, rotation, [&](std::size_t d, float rotated) {
-      k_tile[k_index<Element>(d, lane)] = round_to<Element>(rotated);
-    });
-    for (std::size_t d = 0; d < head_dim; ++d) {
-      v_tile[v_index<Element>(d, lane, head_dim)] = round_to<Element>(value[d]);
-    }
+    rotate_head(key, shape.head_dim, rotation, rotated);
+    store_k(rotated, shape.head_dim, lane, reinterpret_cast<Element*>(tile));
+    store_v(value, shape.head_dim, lane, reinterpret_cast<Element*>(tile + tile_bytes(shape)));
   }
 }
 
 template <typename Element>
-void write_rows(const PagedAttentionArgs& args, const TileRows& rows, const RotatedQueries& queries) noexcept {
+void write_rows(const PagedAttentionArgs& args, const TileRows& rows, const RotatedQueries& queries,
+                std::byte* head_memory) noexcept {
   for (std::size_t i = 0; i < rows.num_rows; ++i) {
     const std::size_t row = rows.first_row + i;
-    const Rotation rotation = make_rotation(args, queries, row, rows.position + i);
+    const std::size_t position = rows.position + i;
+    const Rotation rotation = make_rotation(args, queries, row, position);
     write_queries(args, row, rotation, reinterpret_cast<Element*>(queries.q));
-    write_keys_and_values<Element>(args, rows, row, rotation);
+    write_keys_and_values(args, rows.sequence, row, position, rotation, reinterpret_cast<Element*>(head_memory));
   }
 }
 
@@ -153,11 +146,12 @@ RotatedQueries take_rotated_queries(const PagedAttentionArgs& args, Scratch& scr
           .sin = scratch.take<float>(num_angles)};
 }
 
-void write_tile(const PagedAttentionArgs& args, const TileRows& rows, const RotatedQueries& queries) noexcept {
+void write_tile(const PagedAttentionArgs& args, const TileRows& rows, const RotatedQueries& queries,
+                std::byte* head_memory) noexcept {
   if (args.shape.kv_layout == KvLayout::f32) {
-    write_rows<float>(args, rows, queries);
+    write_rows<float>(args, rows, queries, head_memory);
   } else {
-    write_rows<Bf16>(args, rows, queries);
+    write_rows<Bf16>(args, rows, queries, head_memory);
   }
 }
 

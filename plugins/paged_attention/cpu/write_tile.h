@@ -35,7 +35,8 @@ struct TileRowsList {
 TileRowsList list_tile_rows(const PagedAttentionArgs& args, Scratch& scratch);
 RotatedQueries take_rotated_queries(const PagedAttentionArgs& args, Scratch& scratch);
 
-// Safe to call at the same time for different items.
-void write_tile(const PagedAttentionArgs& args, const TileRows& rows, const RotatedQueries& queries) noexcept;
+// Safe to call at the same time for different items. `head_memory` has room for one head of the cache's type.
+void write_tile(const PagedAttentionArgs& args, const TileRows& rows, const RotatedQueries& queries,
+                std::byte* head_memory) noexcept;
 
 }  // namespace precast

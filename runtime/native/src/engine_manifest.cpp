@@ -7,11 +7,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <limits>
+#include <set>
 #include <utility>
 
 #include "runtime/native/src/concat.h"
 #include "runtime/native/src/error.h"
-#include "runtime/native/src/json.h"
+#include "runtime/native/src/json_cursor.h"
 #include "runtime/native/src/mapped_file.h"
 #include "runtime/native/src/version.h"
 
@@ -79,7 +80,8 @@ void check_format(const JsonCursor& root, const std::string& source) {
               version(), " reads: update precast, or rebuild the engine with this version");
 }
 
-std::vector<std::string> read_requires(const JsonCursor& root, const RuntimeSupport& support, const std::string& source) {
+std::vector<std::string> read_requires(const JsonCursor& root, const RuntimeSupport& support,
+                                       const std::string& source) {
   std::vector<std::string> names = name_texts(root.at("requires"));
   std::vector<std::string> unknown;
   std::ranges::copy_if(names, std::back_inserter(unknown), [&](const std::string& n) { return !support.supports(n); });
@@ -131,7 +133,9 @@ ModelInfo read_model(const JsonCursor& value) {
   model.num_layers = value.at("num_layers").integer(1, max_int32);
   model.max_seq_len = value.at("max_seq_len").integer(1, max_int32);
   model.bos_token_id = token_id_or_null(value.at("bos_token_id"));
-  for (const JsonCursor& id : value.at("eos_token_ids").elements()) model.eos_token_ids.push_back(id.integer(0, max_int32));
+  for (const JsonCursor& id : value.at("eos_token_ids").elements()) {
+    model.eos_token_ids.push_back(id.integer(0, max_int32));
+  }
   model.pad_token_id = token_id_or_null(value.at("pad_token_id"));
   return model;
 }
@@ -141,7 +145,8 @@ BuildInfo read_build(const JsonCursor& value) {
   build.dtype = name_text(value.at("dtype"));
   build.kv_cache_dtype = name_text(value.at("kv_cache_dtype"));
   build.tokens_per_block = value.at("tokens_per_block").integer(1, max_int32);
-  if (const JsonCursor limit = value.at("max_seq_len"); !limit.is_null()) build.max_seq_len = limit.integer(1, max_int32);
+  const JsonCursor max_seq_len = value.at("max_seq_len");
+  if (!max_seq_len.is_null()) build.max_seq_len = max_seq_len.integer(1, max_int32);
   for (const JsonCursor& note : value.at("notes").elements()) build.notes.push_back(note.string());
   return build;
 }
@@ -174,12 +179,12 @@ std::string listed_path(const JsonCursor& value, const std::vector<FileEntry>& f
 
 std::vector<KvCacheSpec> read_kv_caches(const JsonCursor& list) {
   std::vector<KvCacheSpec> caches;
+  std::set<std::string> names;
   for (const JsonCursor& value : list.elements()) {
     caches.push_back({.name = name_text(value.at("name")),
                       .layout = name_text(value.at("layout")),
-                      .block_bytes = value.at("block_bytes").integer(1)});
-    const auto same_name = [&](const KvCacheSpec& other) { return other.name == caches.back().name; };
-    if (std::any_of(caches.begin(), caches.end() - 1, same_name)) {
+                      .block_bytes = value.at("block_bytes").integer(1, max_int32)});
+    if (!names.insert(caches.back().name).second) {
       value.at("name").fail(concat("differ from the names before it, got ", quote(caches.back().name)));
     }
   }

@@ -2,34 +2,36 @@
 
 #include <system_error>
 
+#include "runtime/native/src/utf8.h"
+
 namespace precast {
 namespace {
 
-constexpr std::size_t max_quoted_bytes = 120;
+constexpr int max_quoted_characters = 120;
 
-bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
+std::string hex_escape(unsigned char byte) {
+  static constexpr std::string_view digits = "0123456789abcdef";
+  return {'\\', 'x', digits[byte >> 4], digits[byte & 15]};
+}
 
 }  // namespace
 
 std::string quote(std::string_view text) {
-  static constexpr std::string_view digits = "0123456789abcdef";
-  std::size_t length = text.size();
-  if (length > max_quoted_bytes) {
-    length = max_quoted_bytes;
-    while (length > 0 && is_continuation(text[length])) --length;  // never cut a character of UTF-8 in two
-  }
   std::string result = "\"";
-  for (const char c : text.substr(0, length)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
-      result += {'\\', c};
-    } else if (byte < 0x20 || byte == 0x7F) {
-      result += {'\\', 'x', digits[byte >> 4], digits[byte & 15]};
+  std::string_view rest = text;
+  for (int count = 0; !rest.empty(); ++count) {
+    if (count == max_quoted_characters) return result + "...\"";
+    const std::size_t length = utf8_length(rest);
+    const auto first = static_cast<unsigned char>(rest.front());
+    if (length == 0 || first < 0x20 || first == 0x7F) {
+      result += hex_escape(first);
     } else {
-      result += c;
+      if (first == '"' || first == '\\') result += '\\';
+      result += rest.substr(0, length);
     }
+    rest.remove_prefix(length == 0 ? 1 : length);
   }
-  return result + (length < text.size() ? "...\"" : "\"");
+  return result + '"';
 }
 
 std::string system_message(int error_number) { return std::generic_category().message(error_number); }

@@ -33,8 +33,8 @@ class Error : public std::runtime_error {
   ErrorCode code_;
 };
 
-/// `text` in double quotes, for a message: control characters escaped, long text cut. For names that come from files,
-/// which may hold anything.
+/// `text` in double quotes, for a message: quotes, backslashes, control characters and bytes that are not UTF-8 are
+/// escaped, long text is cut. For names that come from files, which may hold anything.
 std::string quote(std::string_view text);
 
 /// The system's text for an `errno` value, e.g. "Permission denied". Safe on any thread.

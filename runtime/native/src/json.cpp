@@ -6,43 +6,15 @@
 #include <system_error>
 #include <utility>
 
+#include "runtime/native/src/concat.h"
 #include "runtime/native/src/error.h"
+#include "runtime/native/src/utf8.h"
 
 namespace precast {
 namespace {
 
 constexpr bool is_digit(char c) { return c >= '0' && c <= '9'; }
 constexpr bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
-constexpr bool is_continuation(char c) { return (static_cast<unsigned char>(c) & 0xC0U) == 0x80U; }
-
-/// Length of the well-formed UTF-8 character at the start of `text` (Unicode table 3-7), 0 where there is none.
-std::size_t utf8_length(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  if (text.empty()) return 0;
-  const unsigned char first = byte(0);
-  if (first < 0x80) return 1;
-  std::size_t length = 0;
-  unsigned char low = 0x80;  // bounds of the second byte: they shut out overlong forms, surrogates and > U+10FFFF
-  unsigned char high = 0xBF;
-  if (first >= 0xC2 && first <= 0xDF) {
-    length = 2;
-  } else if (first >= 0xE0 && first <= 0xEF) {
-    length = 3;
-    if (first == 0xE0) low = 0xA0;
-    if (first == 0xED) high = 0x9F;
-  } else if (first >= 0xF0 && first <= 0xF4) {
-    length = 4;
-    if (first == 0xF0) low = 0x90;
-    if (first == 0xF4) high = 0x8F;
-  } else {
-    return 0;
-  }
-  if (text.size() < length || byte(1) < low || byte(1) > high) return 0;
-  for (std::size_t i = 2; i < length; ++i) {
-    if (!is_continuation(text[i])) return 0;
-  }
-  return length;
-}
 
 void append_utf8(std::string& text, std::uint32_t code_point) {
   const auto put = [&](std::uint32_t byte) { text += static_cast<char>(static_cast<unsigned char>(byte)); };
@@ -93,9 +65,9 @@ class Parser {
     const std::string_view before = text_.substr(0, position);
     const auto line = std::count(before.begin(), before.end(), '\n') + 1;
     const std::string_view in_line = before.substr(before.rfind('\n') + 1);  // npos + 1 is 0
-    const auto column = std::count_if(in_line.begin(), in_line.end(), [](char c) { return !is_continuation(c); }) + 1;
-    throw Error(ErrorCode::corrupt_engine,
-                source_ + ":" + std::to_string(line) + ":" + std::to_string(column) + ": " + complaint);
+    const auto starts_character = [](char c) { return !is_utf8_continuation(c); };
+    const auto column = std::count_if(in_line.begin(), in_line.end(), starts_character) + 1;
+    throw Error(ErrorCode::corrupt_engine, concat(source_, ":", line, ":", column, ": ", complaint));
   }
 
   [[noreturn]] void fail(const std::string& expected) const {
@@ -262,82 +234,14 @@ class Parser {
   std::size_t position_ = 0;
 };
 
-std::string_view kind_of(const JsonValue& value) {
-  static constexpr std::string_view kinds[] = {"null",     "a boolean", "an integer", "a number that is not an integer",
-                                               "a string", "an array",  "an object"};
-  return kinds[value.data.index()];
-}
-
-bool is_plain(std::string_view name) {
-  const auto plain = [](char c) { return is_digit(c) || c == '_' || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); };
-  return !name.empty() && std::all_of(name.begin(), name.end(), plain);
-}
-
-std::string member_path(const std::string& path, std::string_view name) {
-  if (!is_plain(name)) return path + "[" + quote(name) + "]";
-  return path.empty() ? std::string(name) : path + "." + std::string(name);
-}
-
-template <typename T>
-const T& get(const JsonValue& value, const JsonCursor& cursor, std::string_view wanted) {
-  if (const T* held = std::get_if<T>(&value.data)) return *held;
-  cursor.fail("be " + std::string(wanted) + ", got " + std::string(kind_of(value)));
-}
-
 }  // namespace
 
 JsonValue parse_json(std::string_view text, const std::string& source) {
   if (text.size() > max_json_bytes) {
-    throw Error(ErrorCode::corrupt_engine, source + ": " + std::to_string(text.size()) + " bytes, the limit is " +
-                                               std::to_string(max_json_bytes));
+    throw Error(ErrorCode::corrupt_engine,
+                concat(source, ": ", text.size(), " bytes, the limit is ", max_json_bytes));
   }
   return Parser(text, source).document();
-}
-
-void JsonCursor::fail(std::string_view requirement) const {
-  throw Error(ErrorCode::corrupt_engine,
-              *source_ + ": " + (path_.empty() ? "the document" : path_) + " must " + std::string(requirement));
-}
-
-std::optional<JsonCursor> JsonCursor::find(std::string_view name) const {
-  for (const JsonMember& member : get<JsonValue::Object>(*value_, *this, "an object")) {
-    if (member.name == name) return JsonCursor(member.value, *source_, member_path(path_, name));
-  }
-  return std::nullopt;
-}
-
-JsonCursor JsonCursor::at(std::string_view name) const {
-  if (std::optional<JsonCursor> member = find(name)) return *std::move(member);
-  throw Error(ErrorCode::corrupt_engine, *source_ + ": " + member_path(path_, name) + " is missing");
-}
-
-bool JsonCursor::is_null() const noexcept { return std::holds_alternative<std::nullptr_t>(value_->data); }
-
-bool JsonCursor::boolean() const { return get<bool>(*value_, *this, "a boolean"); }
-
-std::int64_t JsonCursor::integer(std::int64_t minimum, std::int64_t maximum) const {
-  const std::int64_t value = get<std::int64_t>(*value_, *this, "an integer");
-  if (value < minimum) fail("be at least " + std::to_string(minimum) + ", got " + std::to_string(value));
-  if (value > maximum) fail("be at most " + std::to_string(maximum) + ", got " + std::to_string(value));
-  return value;
-}
-
-const std::string& JsonCursor::string() const { return get<std::string>(*value_, *this, "a string"); }
-
-std::vector<JsonCursor> JsonCursor::elements() const {
-  std::vector<JsonCursor> result;
-  for (const JsonValue& element : get<JsonValue::Array>(*value_, *this, "an array")) {
-    result.push_back(JsonCursor(element, *source_, path_ + "[" + std::to_string(result.size()) + "]"));
-  }
-  return result;
-}
-
-std::vector<JsonCursor::Member> JsonCursor::members() const {
-  std::vector<Member> result;
-  for (const JsonMember& member : get<JsonValue::Object>(*value_, *this, "an object")) {
-    result.push_back({member.name, JsonCursor(member.value, *source_, member_path(path_, member.name))});
-  }
-  return result;
 }
 
 }  // namespace precast

@@ -21,7 +21,10 @@ WeightsFile WeightsFile::open(const std::filesystem::path& path) {
 }
 
 WeightsFile::WeightsFile(std::string source, MappedFile file, std::vector<TensorEntry> tensors)
-    : source_(std::move(source)), file_(std::move(file)), tensors_(std::move(tensors)), by_name_(order_by_name(tensors_)) {}
+    : source_(std::move(source)),
+      file_(std::move(file)),
+      tensors_(std::move(tensors)),
+      by_name_(order_by_name(tensors_)) {}
 
 const TensorEntry& WeightsFile::find(std::string_view name) const {
   const auto name_of = [&](std::size_t i) -> std::string_view { return tensors_[i].name; };

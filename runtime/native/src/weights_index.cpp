@@ -207,7 +207,8 @@ void check_crc32(std::uint32_t stored, std::span<const std::byte> bytes, const c
 std::string_view name(TensorType type) noexcept { return type_infos[static_cast<std::size_t>(type)].name; }
 std::size_t element_bytes(TensorType type) noexcept { return type_infos[static_cast<std::size_t>(type)].bytes; }
 
-WeightsHeader read_weights_header(std::span<const std::byte> start, std::uint64_t file_size, const std::string& source) {
+WeightsHeader read_weights_header(std::span<const std::byte> start, std::uint64_t file_size,
+                                  const std::string& source) {
   if (start.size() < WeightsHeader::size_bytes) {
     corrupt(source, "is ", file_size, " bytes, less than its header of ", WeightsHeader::size_bytes);
   }

@@ -1,0 +1,1 @@
+"""Embedding: rows of a packed weight matrix, the one that a tied language-model head uses."""

@@ -1,0 +1,26 @@
+"""Embedding in NumPy: what the kernels are compared with."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precast.plugins.embedding.schema import EmbeddingAttributes
+from precast.plugins.layouts import TILE_OUTPUTS, weight_layout
+from precast.plugins.linear.pack import unpack
+
+
+def embedding(
+    token_ids_T: NDArray[np.int32], table: NDArray[np.uint8], attributes: EmbeddingAttributes
+) -> NDArray[np.float32]:
+    """[T] -> [T, H]. IndexError: a token id is outside the table. ValueError: the table has another length."""
+    outside = token_ids_T[(token_ids_T < 0) | (token_ids_T >= attributes.rows)]
+    if outside.size:
+        raise IndexError(f"Embedding: token id {outside[0]} is outside the table of {attributes.rows} rows")
+    if table.size != attributes.table_size_bytes:
+        raise ValueError(f"Embedding: the table has {table.size} bytes, not {attributes.table_size_bytes}")
+    tile_bytes = weight_layout(attributes.layout).packed_size(TILE_OUTPUTS, attributes.features)
+    tiles = table.reshape(-1, tile_bytes)
+    y_TH = np.empty((token_ids_T.size, attributes.features), np.float32)
+    for t, token_id in enumerate(token_ids_T):
+        tile, row = divmod(int(token_id), TILE_OUTPUTS)
+        y_TH[t] = unpack(attributes.layout, tiles[tile], TILE_OUTPUTS, attributes.features)[row]
+    return y_TH

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "plugins/cpu/avx512.h"
+#include "plugins/linear/cpu/linear_kernels.h"
+
+namespace precast {
+namespace {
+
+// The two layouts: how a row's unit (in every lane of x) and a line of weights are added to 16 sums, in the order of
+// the schema.
+struct F32 {
+  static __m512 add_products(__m512 sums, __m512i x, __m512i w) noexcept {
+    return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(w), sums);
+  }
+};
+struct Bf16 {
+  static __m512 add_products(__m512 sums, __m512i x, __m512i w) noexcept {
+    return _mm512_dpbf16_ps(sums, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(w));
+  }
+};
+
+// With few rows the weights come from memory, once. This far ahead is best where it was measured.
+constexpr std::size_t prefetch_lines = 32;
+constexpr std::size_t prefetched_up_to_rows = 4;
+
+// The sums stay in registers: rows * tiles of them, and `tiles` lines, and one broadcast unit must fit into 32.
+template <typename Layout, std::size_t rows, std::size_t tiles>
+void multiply(const LinearBlock& block) noexcept {
+  __m512 sums[rows][tiles];
+  __mmask16 columns[tiles];
+#pragma GCC unroll 8
+  for (std::size_t t = 0; t < tiles; ++t) columns[t] = first_lanes(block.num_columns - t * tile_outputs);
+#pragma GCC unroll 8
+  for (std::size_t r = 0; r < rows; ++r) {
+#pragma GCC unroll 8
+    for (std::size_t t = 0; t < tiles; ++t) {
+      sums[r][t] = block.start == nullptr
+                       ? _mm512_setzero_ps()
+                       : _mm512_maskz_loadu_ps(columns[t], block.start + r * block.start_stride + t * tile_outputs);
+    }
+  }
+  const LinearUnit* x = block.x;
+  const std::byte* line = block.weight;
+  for (std::size_t l = 0; l < block.num_lines; ++l) {
+    __m512i w[tiles];
+#pragma GCC unroll 8
+    for (std::size_t t = 0; t < tiles; ++t) {
+      w[t] = _mm512_loadu_si512(line + t * block.tile_bytes);
+      if constexpr (rows <= prefetched_up_to_rows) {
+        __builtin_prefetch(line + t * block.tile_bytes + prefetch_lines * line_bytes);
+      }
+    }
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < rows; ++r) {
+      const __m512i unit = _mm512_set1_epi32(static_cast<int>(x[r]));
+#pragma GCC unroll 8
+      for (std::size_t t = 0; t < tiles; ++t) sums[r][t] = Layout::add_products(sums[r][t], unit, w[t]);
+    }
+    x += rows;
+    line += line_bytes;
+  }
+#pragma GCC unroll 8
+  for (std::size_t r = 0; r < rows; ++r) {
+#pragma GCC unroll 8
+    for (std::size_t t = 0; t < tiles; ++t) {
+      _mm512_mask_storeu_ps(block.y + r * block.y_stride + t * tile_outputs, columns[t], sums[r][t]);
+    }
+  }
+}
+
+void store_units(__m512i values, std::size_t count, LinearUnit* units, std::size_t rows) noexcept {
+  if (rows == 1) {
+    _mm512_mask_storeu_epi32(units, first_lanes(count), values);
+    return;
+  }
+  alignas(64) LinearUnit lanes[16];
+  _mm512_store_si512(lanes, values);
+  for (std::size_t i = 0; i < (count < 16 ? count : 16); ++i) units[i * rows] = lanes[i];
+}
+
+void convert_row_f32(const float* x, std::size_t in_features, LinearUnit* units, std::size_t rows) noexcept {
+  for (std::size_t k = 0; k < in_features; k += 16) {
+    const std::size_t count = in_features - k;
+    store_units(_mm512_maskz_loadu_epi32(first_lanes(count), x + k), count, units + k * rows, rows);
+  }
+}
+
+// Rounds to nearest even, whatever MXCSR says; subnormals become zero.
+void convert_row_bf16(const float* x, std::size_t in_features, LinearUnit* units, std::size_t rows) noexcept {
+  for (std::size_t k = 0; k < in_features; k += 32) {
+    const std::size_t count = in_features - k;
+    const __m512 low = _mm512_maskz_loadu_ps(first_lanes(count), x + k);
+    const __m512 high = _mm512_maskz_loadu_ps(first_lanes(count > 16 ? count - 16 : 0), x + k + 16);
+    const auto pairs = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+    store_units(pairs, (count + 1) / 2, units + k / 2 * rows, rows);
+  }
+}
+
+template <typename Layout>
+constexpr LinearKernels kernels(decltype(LinearKernels::convert_row) convert_row) noexcept {
+  return {
+      .convert_row = convert_row,
+      .panel_rows = 8,
+      .multiply =
+          {
+              {multiply<Layout, 1, 1>, multiply<Layout, 1, 2>, multiply<Layout, 1, 3>, multiply<Layout, 1, 4>},
+              {multiply<Layout, 2, 1>, multiply<Layout, 2, 2>, multiply<Layout, 2, 3>, multiply<Layout, 2, 4>},
+              {multiply<Layout, 3, 1>, multiply<Layout, 3, 2>, multiply<Layout, 3, 3>, multiply<Layout, 3, 4>},
+              {multiply<Layout, 4, 1>, multiply<Layout, 4, 2>, multiply<Layout, 4, 3>, multiply<Layout, 4, 4>},
+              {multiply<Layout, 5, 1>, multiply<Layout, 5, 2>, multiply<Layout, 5, 3>, multiply<Layout, 5, 4>},
+              {multiply<Layout, 6, 1>, multiply<Layout, 6, 2>, multiply<Layout, 6, 3>, multiply<Layout, 6, 4>},
+              {multiply<Layout, 7, 1>, multiply<Layout, 7, 2>, multiply<Layout, 7, 3>},
+              {multiply<Layout, 8, 1>, multiply<Layout, 8, 2>, multiply<Layout, 8, 3>},
+          },
+  };
+}
+
+constexpr LinearKernels f32_kernels = kernels<F32>(convert_row_f32);
+constexpr LinearKernels bf16_kernels = kernels<Bf16>(convert_row_bf16);
+
+}  // namespace
+
+const LinearKernels& linear_kernels_avx512(WeightLayout layout) noexcept {
+  return layout == WeightLayout::x16k1_f32 ? f32_kernels : bf16_kernels;
+}
+
+}  // namespace precast

@@ -1,0 +1,104 @@
+"""precast build: turn a Hugging Face checkpoint into an engine directory."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from precast.cli.errors import CommandError
+from precast.cli.output import format_bytes, print_json
+
+if TYPE_CHECKING:
+    from precast.builder.verify import VerificationReport
+    from precast.checkpoints.engine_manifest import EngineManifest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a checkpoint's directory, or the id of one on the hub")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the engine directory to make")
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="of the weights; auto: the checkpoint's; float16 is stored as bfloat16",
+    )
+    parser.add_argument(
+        "--kv-cache-dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16"),
+        help="of keys and values; auto: float32 for float32 weights, else bfloat16",
+    )
+    parser.add_argument("--tokens-per-block", type=int, default=16, metavar="N", help="of the KV cache (default: 16)")
+    parser.add_argument("--max-seq-len", type=int, metavar="N", help="prompt and output; default: the model's own")
+    parser.add_argument("--overwrite", action="store_true", help="replace an engine that is in DIR, in one step")
+    parser.add_argument("--dump-graphs", type=Path, metavar="DIR", help="write the graph after every pass there")
+    parser.add_argument("--verify", action="store_true", help="compare the engine's logits with a reference, then")
+
+
+def run(args: argparse.Namespace) -> int:
+    from precast.building import build
+
+    start = time.perf_counter()
+    manifest = build(
+        args.model,
+        args.output,
+        dtype=args.dtype,
+        kv_cache_dtype=args.kv_cache_dtype,
+        tokens_per_block=args.tokens_per_block,
+        max_seq_len=args.max_seq_len,
+        revision=args.revision,
+        overwrite=args.overwrite,
+        dump_graphs=args.dump_graphs,
+    )
+    build_s = time.perf_counter() - start
+    report = _verify(args, build_s) if args.verify else None
+    _print_result(args, manifest, build_s, report)
+    if report is not None and not report.passed:
+        raise CommandError(f"{args.output}: {summary_of(report)}")
+    return 0
+
+
+def summary_of(report: VerificationReport) -> str:
+    """The verdict and its figures."""
+    verdict = "agree with" if report.passed else "differ from"
+    return (
+        f"logits {verdict} {report.reference}: error {report.error:.3g} of {report.tolerance:.3g} "
+        f"({report.tolerance_reason}), same greedy token at {100 * report.greedy_agreement:.1f}% of the positions"
+    )
+
+
+def _verify(args: argparse.Namespace, build_s: float) -> VerificationReport:
+    from precast.verifying import verify_engine
+
+    return verify_engine(args.output, args.model, revision=args.revision, seconds={"build": build_s})
+
+
+def _print_result(
+    args: argparse.Namespace, manifest: EngineManifest, build_s: float, report: VerificationReport | None
+) -> None:
+    size_bytes = sum(entry.size for entry in manifest.files.values())
+    if args.json:
+        result: dict[str, Any] = {
+            "engine": str(args.output),
+            "architecture": manifest.model.architecture,
+            "dtype": manifest.build.dtype,
+            "kv_cache_dtype": manifest.build.kv_cache_dtype,
+            "max_seq_len": manifest.model.max_seq_len,
+            "notes": list(manifest.build.notes),
+            "size_bytes": size_bytes,
+            "build_s": build_s,
+            "verification": None if report is None else report.to_dict(),
+        }
+        print_json(result)
+        return
+    print(
+        f"{args.output}: {manifest.model.architecture}, weights {manifest.build.dtype}, "
+        f"KV cache {manifest.build.kv_cache_dtype}, {format_bytes(size_bytes)}, built in {build_s:.1f} s"
+    )
+    for note in manifest.build.notes:
+        print(f"  {note}")
+    if report is not None and report.passed:
+        print(f"  {summary_of(report)}")

@@ -1,0 +1,116 @@
+"""precast inspect: show what an engine directory holds; loads nothing of it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from precast.cli.output import format_bytes, print_json, print_table
+
+if TYPE_CHECKING:
+    from precast.checkpoints.engine_manifest import EngineManifest
+    from precast.checkpoints.weights_index import WeightsIndex
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("engine", type=Path, metavar="ENGINE", help="an engine directory")
+    parser.add_argument("--tensors", action="store_true", help="list every tensor")
+
+
+def run(args: argparse.Namespace) -> int:
+    from precast.checkpoints.engine_dir import check_files, read_manifest
+    from precast.checkpoints.weights_reader import read_weights_index
+
+    manifest = read_manifest(args.engine)
+    check_files(args.engine, manifest)
+    indices = {rank.weights: read_weights_index(args.engine / rank.weights) for rank in manifest.ranks}
+    if args.json:
+        print_json(_to_json(args.engine, manifest, indices))
+    else:
+        _print(args.engine, manifest, indices, args.tensors)
+    return 0
+
+
+def _to_json(engine: Path, manifest: EngineManifest, indices: dict[str, WeightsIndex]) -> dict[str, Any]:
+    return {
+        "engine": str(engine),
+        "size_bytes": sum(entry.size for entry in manifest.files.values()),
+        "manifest": dataclasses.asdict(manifest),
+        "missing": _missing(manifest),
+        "tensors": {
+            path: [
+                {**dataclasses.asdict(tensor.spec), "offset": tensor.offset, "size_bytes": tensor.spec.size_bytes}
+                for tensor in index.tensors
+            ]
+            for path, index in indices.items()
+        },
+    }
+
+
+def _missing(manifest: EngineManifest) -> list[str]:
+    """What the engine needs and this version does not have."""
+    from precast.plugins import SUPPORTED_LAYOUTS, SUPPORTED_OPS
+
+    return sorted(set(manifest.requires) - {*SUPPORTED_OPS, *SUPPORTED_LAYOUTS})
+
+
+def _print(engine: Path, manifest: EngineManifest, indices: dict[str, WeightsIndex], list_tensors: bool) -> None:
+    from precast.checkpoints.engine_manifest import ENGINE_FORMAT
+
+    model, build, needs = manifest.model, manifest.build, manifest.backend_requirements
+    missing = _missing(manifest)
+    rows: list[tuple[str, str]] = [
+        ("engine", f"{engine} (format {ENGINE_FORMAT}, built by precast {manifest.precast_version})"),
+        ("model", f"{model.architecture}, {model.num_layers} layers, hidden size {model.hidden_size}"),
+        ("vocabulary", f"{model.vocab_size}; begins with {model.bos_token_id}, ends with {_list(model.eos_token_ids)}"),
+        ("max_seq_len", f"{model.max_seq_len}"),
+        ("weights", build.dtype),
+        ("KV cache", f"{build.kv_cache_dtype}, {_kv_cache_sizes(manifest)}"),
+        (
+            "backend",
+            f"{manifest.backend} from {needs.onnxruntime_min}, ONNX IR {needs.ir_version}, opset {needs.opset}",
+        ),
+        ("ranks", f"{manifest.mapping.world_size}"),
+        ("promises", f"batch-invariant {_yes(manifest.batch_invariant)}, reproducible {_yes(manifest.reproducible)}"),
+    ]
+    rows += [("note", note) for note in build.notes]
+    required = [name + " (this version lacks it)" * (name in missing) for name in manifest.requires]
+    rows += [("requires" if i == 0 else "", name) for i, name in enumerate(required)]
+    print_table(rows)
+    for path, index in indices.items():
+        _print_tensors(path, index, list_tensors)
+    print("\nfiles")
+    files = [(path, entry.size, entry.sha256[:16]) for path, entry in sorted(manifest.files.items())]
+    print_table([("path", "bytes", "SHA-256 begins with"), *files], indent="  ")
+
+
+def _print_tensors(path: str, index: WeightsIndex, list_tensors: bool) -> None:
+    sizes: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for tensor in index.tensors:
+        sizes[tensor.spec.layout, tensor.spec.dtype].append(tensor.spec.size_bytes)
+    print(f"\n{path}: {len(index.tensors)} tensors")
+    groups = [(layout, dtype, len(each), sum(each), format_bytes(sum(each))) for (layout, dtype), each in sizes.items()]
+    print_table([("layout", "dtype", "tensors", "bytes", ""), *sorted(groups)], indent="  ")
+    if list_tensors:
+        specs = [tensor.spec for tensor in index.tensors]
+        listed = [
+            (spec.name, spec.layout, spec.dtype, "x".join(map(str, spec.shape)), spec.size_bytes) for spec in specs
+        ]
+        print_table([("name", "layout", "dtype", "shape", "bytes"), *listed], indent="  ")
+
+
+def _kv_cache_sizes(manifest: EngineManifest) -> str:
+    tokens = manifest.build.tokens_per_block
+    block_bytes = sum(cache.block_bytes for rank in manifest.ranks for cache in rank.kv_caches)
+    return f"blocks of {tokens} tokens, {format_bytes(block_bytes // tokens)} a token"
+
+
+def _list(values: tuple[int, ...]) -> str:
+    return " or ".join(map(str, values)) or "none"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

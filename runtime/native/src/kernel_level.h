@@ -1,0 +1,14 @@
+#pragma once
+
+#include <string>
+
+#include "plugins/cpu/kernel.h"
+
+namespace precast {
+
+/// The kernel level named by `wanted`; where that is "", by the environment variable PRECAST_KERNEL_LEVEL; where that is
+/// not set either, the best level of this processor. Throws Error(invalid_argument) for a name that is no level, or one
+/// that this processor cannot run.
+KernelLevel choose_kernel_level(const std::string& wanted);
+
+}  // namespace precast

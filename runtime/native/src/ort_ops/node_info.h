@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "runtime/native/src/concat.h"
+#include "runtime/native/src/error.h"
+#include "runtime/native/src/ort_abi.h"
+
+namespace precast {
+
+/// The graph node that a kernel is created for: its name and attributes. Valid during the creation only.
+/// Attributes that are missing, of another type or out of range throw Error(unsupported_engine), which names the node.
+class NodeInfo {
+ public:
+  NodeInfo(const ort::Api& api, const ort::KernelInfo& info, const char* op_name);
+
+  /// e.g. `node "layers.3.attention" (ai.precast.PagedAttention)`, for messages.
+  const std::string& description() const noexcept { return description_; }
+
+  /// The name of the value that the node reads as input `index`.
+  std::string input_name(std::size_t index) const;
+
+  std::size_t positive_integer(const char* attribute) const;
+  float finite_number(const char* attribute) const;
+  std::string text(const char* attribute) const;
+
+  template <typename... Parts>
+  [[noreturn]] void refuse(const Parts&... parts) const {
+    throw Error(ErrorCode::unsupported_engine, concat(description_, ": ", parts...));
+  }
+
+ private:
+  const ort::Api& api_;
+  const ort::KernelInfo& info_;
+  std::string description_;
+};
+
+}  // namespace precast

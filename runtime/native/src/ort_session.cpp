@@ -1,0 +1,239 @@
+#include "runtime/native/src/ort_session.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <new>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "runtime/native/src/concat.h"
+#include "runtime/native/src/error.h"
+#include "runtime/native/src/kernel_level.h"
+#include "runtime/native/src/mapped_file.h"
+#include "runtime/native/src/ort_library.h"
+#include "runtime/native/src/ort_ops/ort_op.h"
+#include "runtime/native/src/ort_tensor.h"
+#include "runtime/native/src/pool_memory.h"
+#include "runtime/native/src/weights_file.h"
+
+namespace precast {
+namespace {
+
+constexpr std::uint32_t max_threads = 1024;
+
+std::uint32_t choose_num_threads(std::uint32_t wanted) {
+  if (wanted > max_threads) {
+    throw Error(ErrorCode::invalid_argument, concat("num_threads is ", wanted, "; at most ", max_threads, " are possible"));
+  }
+  if (wanted != 0) return wanted;
+  cpu_set_t processors;
+  // Fails where the machine has more processors than a cpu_set_t: then all of them are counted.
+  const bool known = ::sched_getaffinity(0, sizeof processors, &processors) == 0;
+  const auto count = known ? static_cast<std::uint32_t>(CPU_COUNT(&processors)) : std::thread::hardware_concurrency();
+  return std::clamp(count, 1U, max_threads);
+}
+
+std::shared_ptr<const OrtLibrary> open_onnxruntime(const EngineManifest& manifest, const std::string& path) {
+  std::shared_ptr<const OrtLibrary> library = OrtLibrary::open(path);
+  if (manifest.onnxruntime && !is_at_least(library->version(), manifest.onnxruntime->onnxruntime_min)) {
+    throw Error(ErrorCode::unsupported_engine,
+                concat(manifest.directory.string(), " needs ONNX Runtime ", manifest.onnxruntime->onnxruntime_min,
+                       " or newer, and this is ", library->version(), " at ", quote(library->path())));
+  }
+  return library;
+}
+
+/// Memory for logits that only grows, and is not cleared.
+class LogitsBuffer {
+ public:
+  float* reserve(std::size_t count) {
+    if (count > capacity_) {
+      memory_.reset();
+      capacity_ = 0;
+      memory_.reset(static_cast<float*>(::operator new(count * sizeof(float), alignment)));
+      capacity_ = count;
+    }
+    return memory_.get();
+  }
+
+ private:
+  static constexpr std::align_val_t alignment{64};
+  struct Free {
+    void operator()(float* memory) const noexcept { ::operator delete(memory, alignment); }
+  };
+
+  std::unique_ptr<float, Free> memory_;
+  std::size_t capacity_ = 0;
+};
+
+}  // namespace
+
+class OrtSession::Impl {
+ public:
+  Impl(const EngineManifest& manifest, const OrtSessionOptions& options)
+      : library_(open_onnxruntime(manifest, options.onnxruntime_path)),
+        api_(library_->api()),
+        weights_(WeightsFile::open(manifest.directory / manifest.ranks.front().weights)),
+        pools_(manifest.ranks.front().kv_caches, options.num_blocks),
+        ops_(api_, state_),
+        tensors_(api_),
+        vocab_size_(manifest.model.vocab_size) {
+    state_.level = choose_kernel_level(options.kernel_level);
+    state_.num_threads = choose_num_threads(options.num_threads);
+    state_.pools = &pools_;
+    create_session(manifest.directory / manifest.ranks.front().graph);
+    bind_pools();
+  }
+
+  const OrtLibrary& library() const noexcept { return *library_; }
+  const WeightsFile& weights() const noexcept { return weights_; }
+  const KernelState& state() const noexcept { return state_; }
+
+  StepId enqueue(const StepBatch& batch) {
+    if (batch_ != nullptr) throw std::logic_error("a step is enqueued while another is in flight");
+    check_sizes(batch);
+    batch_ = &batch;
+    return ++last_step_;
+  }
+
+  StepResult collect(StepId step) {
+    if (batch_ == nullptr || step != last_step_) throw std::logic_error("a step is collected that is not in flight");
+    const StepBatch& batch = *std::exchange(batch_, nullptr);
+    bind_step(batch);
+    const std::size_t num_rows = batch.logit_rows.size();
+    const std::span<const float> logits = bind_logits(num_rows);
+    ort::check(api_, api_.RunWithBinding(session_.get(), nullptr, binding_.get()),
+               concat("compute a step of ", batch.num_tokens(), " tokens"));
+    return {logits, num_rows};
+  }
+
+ private:
+  void create_session(const std::filesystem::path& graph) {
+    const auto options = ort::make<ort::SessionOptions>(api_, api_.ReleaseSessionOptions, "make options",
+                                                        [&](auto** out) { return api_.CreateSessionOptions(out); });
+    configure(*options, graph.parent_path());
+    add_initializers(*options);
+    ops_.add_to(*options);
+    const MappedFile file = MappedFile::open(graph);
+    session_ = ort::make<ort::Session>(api_, api_.ReleaseSession, concat("load ", graph.string()), [&](auto** out) {
+      return api_.CreateSessionFromArray(&library_->env(), file.bytes().data(), file.bytes().size(), options.get(), out);
+    });
+    binding_ = ort::make<ort::IoBinding>(api_, api_.ReleaseIoBinding, "bind inputs", [&](auto** out) {
+      return api_.CreateIoBinding(session_.get(), out);
+    });
+  }
+
+  void configure(ort::SessionOptions& options, const std::filesystem::path& folder) const {
+    const auto set = [&](ort::Status* status) { ort::check(api_, status, "set an option"); };
+    // Fusions are the builder's: engines must not depend on what one release of ONNX Runtime does to a graph.
+    set(api_.SetSessionGraphOptimizationLevel(&options, ort::GraphOptimizationLevel::disable_all));
+    set(api_.SetIntraOpNumThreads(&options, static_cast<int>(state_.num_threads)));
+    // Patterns are kept for every shape of inputs, and every step has another.
+    set(api_.DisableMemPattern(&options));
+    set(api_.AddSessionConfigEntry(&options, "session.use_env_allocators", "1"));
+    // The graph names weights.bin as the place of its initialisers. They are given by add_initializers and never read from
+    // there, but ONNX Runtime looks whether the file is there, relative to this folder.
+    set(api_.AddSessionConfigEntry(&options, "session.model_external_initializers_file_folder_path", folder.c_str()));
+  }
+
+  void add_initializers(ort::SessionOptions& options) {
+    for (const TensorEntry& tensor : weights_.tensors()) {
+      initializers_.push_back(
+          tensors_.make(to_element_type(tensor.type), tensor.data, tensor.size_bytes, tensor.shape));
+      ort::check(api_, api_.AddInitializer(&options, tensor.name.c_str(), initializers_.back().get()),
+                 concat("take the weight ", quote(tensor.name)));
+    }
+  }
+
+  void bind_pools() {
+    for (const PoolMemory::Pool& pool : pools_.pools()) {
+      bind_input(pool.name.c_str(), ort::ElementType::uint8, pool.data, pool.size_bytes(),
+                 std::array{pool.num_blocks, pool.block_bytes});
+    }
+  }
+
+  void bind_step(const StepBatch& batch) {
+    const auto num_sequences = static_cast<std::int64_t>(batch.num_sequences());
+    bind_vector("token_ids", batch.token_ids);
+    bind_vector("query_starts", batch.query_starts);
+    bind_vector("context_lengths", batch.context_lengths);
+    bind_input("block_tables", ort::ElementType::int32, batch.block_tables.data(),
+               batch.block_tables.size() * sizeof(std::int32_t), std::array{num_sequences, std::int64_t{batch.block_table_width}});
+    bind_vector("logit_rows", batch.logit_rows);
+  }
+
+  std::span<const float> bind_logits(std::size_t num_rows) {
+    const std::size_t count = num_rows * static_cast<std::size_t>(vocab_size_);
+    float* const data = logits_.reserve(count);
+    const std::array shape{static_cast<std::int64_t>(num_rows), vocab_size_};
+    const auto value = tensors_.make(ort::ElementType::float32, data, count * sizeof(float), shape);
+    ort::check(api_, api_.BindOutput(binding_.get(), "logits", value.get()), "bind the output logits");
+    return {data, count};
+  }
+
+  void bind_vector(const char* name, const std::vector<std::int32_t>& vector) {
+    bind_input(name, ort::ElementType::int32, vector.data(), vector.size() * sizeof(std::int32_t),
+               std::array{static_cast<std::int64_t>(vector.size())});
+  }
+
+  void bind_input(const char* name, ort::ElementType type, const void* data, std::size_t size_bytes,
+                  std::span<const std::int64_t> shape) {
+    const auto value = tensors_.make(type, data, size_bytes, shape);
+    ort::check(api_, api_.BindInput(binding_.get(), name, value.get()), concat("bind the input ", quote(name)));
+  }
+
+  static void check_sizes(const StepBatch& batch) {
+    const std::size_t num_sequences = batch.num_sequences();
+    const auto width = static_cast<std::size_t>(batch.block_table_width);
+    if (batch.query_starts.size() == num_sequences + 1 && batch.block_tables.size() == num_sequences * width) return;
+    throw std::logic_error(concat("a step of ", num_sequences, " sequences has ", batch.query_starts.size(),
+                                  " query starts and ", batch.block_tables.size(), " entries of block tables, ", width,
+                                  " wide"));
+  }
+
+  // In the order that destruction needs: ONNX Runtime's session uses everything above it.
+  std::shared_ptr<const OrtLibrary> library_;
+  const ort::Api& api_;
+  WeightsFile weights_;
+  PoolMemory pools_;
+  KernelState state_;
+  OrtOps ops_;
+  TensorMaker tensors_;
+  std::vector<ort::Handle<ort::Value>> initializers_;
+  LogitsBuffer logits_;
+  ort::Handle<ort::Session> session_{nullptr, nullptr};
+  ort::Handle<ort::IoBinding> binding_{nullptr, nullptr};
+
+  const std::int64_t vocab_size_;
+  const StepBatch* batch_ = nullptr;  // of the step in flight
+  StepId last_step_ = 0;
+};
+
+std::unique_ptr<OrtSession> OrtSession::load(const EngineManifest& manifest, const OrtSessionOptions& options) {
+  return std::unique_ptr<OrtSession>(new OrtSession(std::make_unique<Impl>(manifest, options)));
+}
+
+OrtSession::OrtSession(std::unique_ptr<Impl> impl) noexcept : impl_(std::move(impl)) {}
+
+OrtSession::~OrtSession() = default;
+
+StepId OrtSession::enqueue(const StepBatch& batch) { return impl_->enqueue(batch); }
+
+StepResult OrtSession::collect(StepId step) { return impl_->collect(step); }
+
+std::uint32_t OrtSession::num_threads() const noexcept { return static_cast<std::uint32_t>(impl_->state().num_threads); }
+
+KernelLevel OrtSession::kernel_level() const noexcept { return impl_->state().level; }
+
+const std::string& OrtSession::onnxruntime_version() const noexcept { return impl_->library().version(); }
+
+std::uint64_t OrtSession::weights_bytes() const noexcept { return impl_->weights().file().bytes().size(); }
+
+std::uint64_t OrtSession::weights_huge_page_bytes() const { return impl_->weights().file().huge_page_mapped_bytes(); }
+
+}  // namespace precast

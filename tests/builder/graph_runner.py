@@ -1,0 +1,117 @@
+"""Runs an emitted graph with the plugins' NumPy references, so that the builder is tested without the runtime."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from precast.builder.network.network import Network
+from precast.checkpoints.engine_dir import read_manifest
+from precast.checkpoints.weights_reader import read_weights_index
+from precast.plugins.embedding.reference import embedding
+from precast.plugins.embedding.schema import EmbeddingAttributes
+from precast.plugins.gated_activation.reference import gated_activation
+from precast.plugins.gated_activation.schema import GatedActivationAttributes
+from precast.plugins.linear.reference import linear
+from precast.plugins.linear.schema import LinearAttributes
+from precast.plugins.paged_attention.reference import paged_attention
+from precast.plugins.paged_attention.schema import PagedAttentionAttributes
+from precast.plugins.rms_norm.reference import rms_norm
+from precast.plugins.rms_norm.schema import RmsNormAttributes
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The new tokens of one sequence in a step: they start at position `start`, in the given blocks."""
+
+    token_ids: Sequence[int]
+    start: int
+    blocks: Sequence[int]
+
+
+class GraphRunner:
+    """A graph with its weights and a pool of blocks, which are full of garbage at first."""
+
+    def __init__(self, graph: ir.Graph, weights: Mapping[str, Array], num_blocks: int = 16) -> None:
+        self.graph = graph
+        self.weights = weights
+        pools = {value.name: value.shape for value in graph.inputs if (value.name or "").startswith("kv.")}
+        self.pools = {name: np.full((num_blocks, shape[1]), 0xAB, np.uint8) for name, shape in pools.items()}
+        self.tokens_per_block = next(
+            node.attributes["tokens_per_block"].as_int() for node in graph if node.op_type == "PagedAttention"
+        )
+        self.num_blocks = num_blocks
+
+    def __call__(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """The logits of every position of one sequence, in one step. Blocks are used from the last to the first."""
+        num_blocks = -(-len(token_ids) // self.tokens_per_block)
+        blocks = range(self.num_blocks - 1, self.num_blocks - 1 - num_blocks, -1)
+        return self.step([Chunk(token_ids, 0, blocks)], range(len(token_ids)))
+
+    def step(self, chunks: Sequence[Chunk], logit_rows: Sequence[int]) -> NDArray[np.float32]:
+        """One step over packed sequences."""
+        width = max(len(chunk.blocks) for chunk in chunks) + 1
+        tables = [[*chunk.blocks, *[-1] * (width - len(chunk.blocks))] for chunk in chunks]
+        inputs = {
+            "token_ids": [token for chunk in chunks for token in chunk.token_ids],
+            "query_starts": np.cumsum([0, *(len(chunk.token_ids) for chunk in chunks)]),
+            "context_lengths": [chunk.start + len(chunk.token_ids) for chunk in chunks],
+            "block_tables": tables,
+            "logit_rows": logit_rows,
+        }
+        values: dict[str, Array] = {name: np.array(value, np.int32) for name, value in inputs.items()}
+        values.update(self.weights)
+        values.update(self.pools)
+        for node in self.graph:
+            arguments = [None if value is None else values[str(value.name)] for value in node.inputs]
+            results = _run(node, arguments)
+            for value, result in zip(node.outputs, results, strict=True):
+                assert result.dtype == np.float32
+                values[str(value.name)] = result
+        return values["logits"]
+
+
+def network_runner(network: Network, checkpoint: Any) -> GraphRunner:
+    """A runner of a network in memory."""
+    weights = {name: recipe.materialise(checkpoint) for name, recipe in network.weights.items()}
+    return GraphRunner(network.graph, weights)
+
+
+def engine_runner(engine_dir: Path) -> GraphRunner:
+    """A runner of an engine's files."""
+    (rank,) = read_manifest(engine_dir).ranks
+    data = np.fromfile(engine_dir / rank.weights, np.uint8)
+    weights = {}
+    for tensor in read_weights_index(engine_dir / rank.weights).tensors:
+        bytes_ = data[tensor.offset : tensor.end]
+        weights[tensor.spec.name] = bytes_.view(tensor.spec.dtype).reshape(tensor.spec.shape)
+    return GraphRunner(ir.load(engine_dir / rank.graph).graph, weights)
+
+
+def _run(node: ir.Node, x: list[Any]) -> tuple[Array, ...]:
+    """The outputs of one node."""
+    attributes: dict[str, Any] = {name: attribute.value for name, attribute in node.attributes.items()}
+    match node.op_type:
+        case "Add":
+            return (x[0] + x[1],)
+        case "Concat":
+            return (np.concatenate(x, axis=attributes["axis"]),)
+        case "Gather":
+            return (np.take(x[0], x[1], axis=attributes["axis"]),)
+        case "Embedding":
+            return (embedding(x[0], x[1], EmbeddingAttributes(**attributes)),)
+        case "Linear":
+            return (linear(x[0], x[1], LinearAttributes(**attributes), *x[2:]),)
+        case "RmsNorm":
+            return rms_norm(x[0], x[1], RmsNormAttributes(**attributes), *x[2:])[: len(node.outputs)]
+        case "GatedActivation":
+            return (gated_activation(x[0], GatedActivationAttributes(**attributes)),)
+        case "PagedAttention":
+            return (paged_attention(*x[:5], PagedAttentionAttributes(**attributes), *x[5:]),)
+    raise NotImplementedError(node.op_type)

@@ -1,0 +1,94 @@
+"""LLM's options, sorted into those of building and those of running."""
+
+import inspect
+from typing import Any
+
+import pytest
+
+from precast import LLM
+from precast.options import ARGUMENTS, Options, check_backend, sort_options
+
+
+def test_each_goes_to_its_half() -> None:
+    given = {
+        "kv_cache_dtype": "float32",
+        "tokens_per_block": 32,
+        "num_threads": 2,
+        "max_batch_size": 8,
+        "max_num_tokens": 64,
+        "kv_cache_bytes": 1 << 20,
+        "max_seq_len": 128,
+        "verify": True,
+        "workspace": "here",
+    }
+    assert sort_options(given) == Options(
+        build={"kv_cache_dtype": "float32", "tokens_per_block": 32},
+        runtime={"num_threads": 2, "max_batch_size": 8, "max_num_tokens": 64, "kv_cache_bytes": 1 << 20},
+        max_seq_len=128,
+        verify=True,
+        workspace="here",
+    )
+
+
+def test_vllms_names_are_understood() -> None:
+    theirs = {"max_num_seqs": 8, "max_num_batched_tokens": 64, "kv_cache_memory_bytes": 1 << 20, "max_model_len": 128}
+    ours = {"max_batch_size": 8, "max_num_tokens": 64, "kv_cache_bytes": 1 << 20, "max_seq_len": 128}
+    assert sort_options(theirs) == sort_options(ours)
+
+
+def test_none_is_as_good_as_nothing() -> None:
+    assert sort_options({"num_threads": None, "max_seq_len": None, "max_model_len": 64}) == Options(max_seq_len=64)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("max_seq_length", "did you mean max_seq_len?"),
+        ("num_thread", "did you mean num_threads?"),
+        ("max_num_seq", "did you mean max_num_seqs?"),
+        ("kv_cache_type", "did you mean kv_cache_dtype?"),
+        ("tensor_paralel_size", "did you mean tensor_parallel_size?"),
+        ("xyz", "known are kv_cache_bytes, kv_cache_dtype, kv_cache_memory_bytes, max_batch_size, max_model_len, "),
+    ],
+)
+def test_an_unknown_option_is_an_error_with_the_nearest_name(name: str, hint: str) -> None:
+    with pytest.raises(ValueError, match=f"^unknown option {name}; ") as caught:
+        sort_options({name: 1})
+    assert hint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_batch_size": 8, "max_num_seqs": 8}, "max_batch_size and max_num_seqs are the same option: "),
+        ({"max_model_len": 9, "max_seq_len": 8}, "max_model_len and max_seq_len are the same option: "),
+    ],
+)
+def test_one_option_under_two_names(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message + "give one of them"):
+        sort_options(options)
+
+
+def test_the_list_of_arguments_is_that_of_the_constructor() -> None:
+    named = [name for name, p in inspect.signature(LLM).parameters.items() if p.kind is not p.VAR_KEYWORD]
+    assert list(ARGUMENTS) == named
+
+
+@pytest.mark.parametrize("backend", [None, "onnxruntime"])
+def test_known_backends(backend: str | None) -> None:
+    check_backend(backend)
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("pytorch", "backend='pytorch' runs models through PyTorch, which Precast never needs: leave backend out, "),
+        ("_autodeploy", "backend='_autodeploy' runs models through PyTorch"),
+        ("triton", "unknown backend 'triton': Precast has 'onnxruntime'"),
+    ],
+)
+def test_other_backends_are_answered_with_what_there_is(backend: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        check_backend(backend)
+    assert str(caught.value).startswith(message)
+    assert "'onnxruntime'" in str(caught.value)

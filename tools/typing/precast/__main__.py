@@ -1,0 +1,1 @@
+../../../precast/__main__.py
