@@ -8,6 +8,7 @@ by twice what the reference's own model in bfloat16 errs against float32, if tha
 one, by BFLOAT16_TOLERANCE.
 """
 
+import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -80,14 +81,14 @@ class VerificationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: an infinite error, which JSON cannot write, is null."""
-        return _finite_or_none(
-            {
-                **asdict(self),
-                "error": self.error,
-                "greedy_agreement": self.greedy_agreement,
-                "passed": self.passed,
-            }
-        )
+        prompts = [{**asdict(prompt), "error": _finite_or_none(prompt.error)} for prompt in self.prompts]
+        return {
+            **asdict(self),
+            "prompts": prompts,
+            "error": _finite_or_none(self.error),
+            "greedy_agreement": self.greedy_agreement,
+            "passed": self.passed,
+        }
 
 
 def verify_logits(
@@ -158,15 +159,10 @@ def _compare(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> Prom
         raise ValueError(f"logits have shape {list(logits.shape)}, the reference's {list(expected.shape)}")
     difference, scale = float(np.abs(logits - expected).max()), float(np.abs(expected).max())
     smallest = float(np.finfo(np.float32).tiny)  # for a reference of zeros
-    error = difference / max(scale, smallest) if np.isfinite(difference) else float("inf")
+    error = difference / max(scale, smallest) if math.isfinite(difference) else float("inf")
     agreement = float(np.mean(logits.argmax(axis=-1) == expected.argmax(axis=-1)))
     return PromptResult(len(expected), error, agreement)
 
 
-def _finite_or_none(value: Any) -> Any:
-    """`value` with every float that is not finite replaced by None."""
-    if isinstance(value, dict):
-        return {key: _finite_or_none(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite_or_none(part) for part in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+def _finite_or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

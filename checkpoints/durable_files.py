@@ -2,13 +2,13 @@
 
 import errno
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 _CHUNK_BYTES = 4 << 20
+_CANNOT_RESERVE = {errno.EOPNOTSUPP, errno.EINVAL}
 _NO_COPY_FILE_RANGE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
 
@@ -28,10 +28,7 @@ def reserve(file: BinaryIO, size_bytes: int) -> None:
     try:
         os.posix_fallocate(file.fileno(), 0, size_bytes)
     except OSError as error:
-        if error.errno not in (
-            errno.EOPNOTSUPP,
-            errno.EINVAL,
-        ):  # file systems that cannot reserve; writing still works
+        if error.errno not in _CANNOT_RESERVE:  # where the file system cannot, writing still works
             raise
 
 
@@ -51,7 +48,8 @@ def copy_bytes(source: BinaryIO, target: BinaryIO, size_bytes: int) -> None:
         except OSError as error:
             if copied or error.errno not in _NO_COPY_FILE_RANGE:
                 raise
-            shutil.copyfileobj(source, target, _CHUNK_BYTES)
+            while chunk := source.read(_CHUNK_BYTES):
+                target.write(chunk)
             return
         if step == 0:
             return

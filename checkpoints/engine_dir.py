@@ -23,7 +23,6 @@ from precast.checkpoints.engine_manifest import (
     EngineManifest,
 )
 from precast.checkpoints.engine_manifest_reader import ANY_RUNTIME, RuntimeSupport, parse_manifest
-from precast.checkpoints.weights_reader import read_weights_index
 
 VerifyProgress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all)."""
@@ -99,6 +98,8 @@ def verify_files(
 
     Raises CorruptEngineError that names every damaged file, EngineIOError.
     """
+    from precast.checkpoints.weights_reader import read_weights_index  # checking sizes does without
+
     check_files(directory, manifest)
     meter = _Meter(sum(entry.size for entry in manifest.files.values()), progress)
     damaged = []

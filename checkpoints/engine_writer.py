@@ -63,17 +63,17 @@ class EngineWriter:
         return self._staging.path
 
     def __enter__(self) -> "EngineWriter":
-        replaces = self._check_target()
         try:
+            replaces = self._check_target()
             self._staging = StagingDirectory(self._target)
+            try:
+                if replaces:
+                    self._check_exchange()
+            except BaseException:
+                self._staging.discard()
+                raise
         except OSError as error:
             raise EngineIOError(f"{self.output_dir}: cannot be written: {error.strerror} ({error.filename})") from error
-        if replaces and not self._staging.can_exchange():
-            self._staging.discard()
-            raise EngineExistsError(
-                f"{self.output_dir}: this file system cannot exchange two directories in one step, so the engine "
-                "there cannot be replaced safely: write to another directory, or delete it first"
-            )
         return self
 
     def __exit__(
@@ -134,7 +134,13 @@ class EngineWriter:
             raise EngineExistsError(
                 f"{self.output_dir}: is a mount point, which no rename can replace: choose a directory below it"
             )
-        if not self._target.exists() or (self._target.is_dir() and not any(self._target.iterdir())):
+        if not self._target.exists():
+            return False
+        if Path.cwd().is_relative_to(self._target):
+            raise EngineExistsError(
+                f"{self.output_dir}: the current directory would be replaced: go to another, or choose a new directory"
+            )
+        if self._target.is_dir() and not any(self._target.iterdir()):
             return False
         if not is_engine_dir(self._target):
             raise EngineExistsError(f"{self.output_dir}: exists and is not an engine: choose another directory")
@@ -154,6 +160,14 @@ class EngineWriter:
                 "replacing the engine would delete them: move them away first"
             )
         return True
+
+    def _check_exchange(self) -> None:
+        """Raise EngineExistsError now, not after hours of work, where the engine cannot be replaced in one step."""
+        if not self._staging.can_exchange():
+            raise EngineExistsError(
+                f"{self.output_dir}: this file system cannot exchange two directories in one step, so the engine there "
+                "cannot be replaced safely: write to another directory, or delete it first"
+            )
 
     def _new_file(self, path: str) -> Path:
         if not is_path_inside(path) or path == MANIFEST_NAME:

@@ -6,7 +6,7 @@ p * inverse_frequency[j]. Cosine and sine are then multiplied by the attention f
 The formulas and their order of operations are those of transformers 5.23 (`modeling_rope_utils.py`),
 because a checkpoint was trained or published against them. Every operation is float32 as there, except the
 power `theta ** (2j / rotary_dim)`: it is computed in float64 and rounded once, so that an engine does not
-depend on the machine that builds it. PyTorch's float32 power differs from that in the last bit, in 0.06% to 2%
+depend on the machine that builds it. PyTorch's float32 power differs from that in the last bit, in 0.06% to 1.6%
 of cases depending on the vector instructions it uses; given the same powers, the frequencies are equal bit
 for bit (tests/checkpoints/test_rope.py).
 """

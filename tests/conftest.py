@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from precast.building import build
 from tests.tiny_llama import make_checkpoint
 
 
@@ -21,3 +22,18 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_llama: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_engine("gqa") -> Path`: the session's read-only engine of that variant, built when first asked for."""
+    made: dict[tuple[str, str | None], Path] = {}
+
+    def engine(variant: str, dtype: str | None = None) -> Path:
+        key = (variant, dtype)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp(f"{variant}-engine") / "engine"
+            build(tiny_llama(variant, dtype), made[key])
+        return made[key]
+
+    return engine

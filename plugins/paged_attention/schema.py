@@ -38,9 +38,9 @@ Tokens of a block are grouped into tiles of 16. A block of N = tokens_per_block 
     kv16.f32/1   (fp32)          K tile [D][16 tokens]                 V tile [16 tokens][D]
     kv16.bf16/1  (bfloat16)      K tile [D/2][16 tokens][2 dims]       V tile [8 token pairs][D][2 tokens]
 
-Position p lies in block block_tables[s][p // N], tile (p % N) // 16, lane p % 16.
-A K row of 16 tokens is 64 bytes in both: one vector register scores 16 tokens at once. A bf16 V row holds tokens 2j and
-2j+1 side by side. block_bytes = 2 * Hkv * tokens_per_block * D * (4 or 2).
+Position p lies in block block_tables[s][p // N], tile (p % N) // 16, lane p % 16. A K row of 16 tokens is 64 bytes in
+both: one vector register scores 16 tokens at once. A bf16 V row holds tokens 2j and 2j+1 side by side. block_bytes =
+2 * Hkv * tokens_per_block * D * (4 or 2).
 
 
 Phase 1: write
@@ -49,7 +49,7 @@ For every token of the step, before any query of the step reads the pool:
 
 1. Rotate each query and key head (NeoX style, "rotate half", over the first R = rotary_dim elements; the rest pass):
        angle[i] = float32(p) * inv_freq[i]                             one fp32 product, i < R/2
-       c[i] = cos(angle[i]) * rope_scaling                             cos and sin within 1e-6 up to 2^20 radians
+       c[i] = cos(angle[i]) * rope_scaling                             cos and sin within 2e-7 up to 2^30 radians
        s[i] = sin(angle[i]) * rope_scaling
        x'[i]       = x[i] * c[i] - x[i + R/2] * s[i]                   products rounded, then the difference
        x'[i + R/2] = x[i + R/2] * c[i] + x[i] * s[i]
@@ -64,25 +64,25 @@ Phase 2: attend
 Queries read K and V from the pool only, also those of this step. A *split* is 512 tokens, aligned to position 0. For
 one row at position p and one head, for each split up to the one that holds p, in ascending order:
 
-    x[j] = scale * sum_d q[d] * k[j][d]    j = positions of the split that are <= p; one fp32 sum, d ascending
+    x[j] = scale * sum_d q[d] * k[j][d]   j = positions of the split that are <= p; one fp32 sum, d ascending
     m    = max_j x[j]
     e[j] = exp(x[j] - m)
-    l    = sum_j e[j]                      16 partial sums: lane j % 16 adds its tiles in ascending order; then lanes
-                                           combine as l[i] + l[i+8], then + 4, 2, 1
-    a[d] = sum_j round(e[j]) * v[j][d]     round: to bf16, ties to even, if the cache is bf16; one fp32 sum, j ascending
+    l    = sum_j e[j]                     16 partial sums: lane j % 16 adds its tiles in ascending order; then lanes
+                                          combine as l[i] + l[i+8], then + 4, 2, 1
+    a[d] = sum_j round(e[j]) * v[j][d]    one fp32 sum, j ascending; round: to bf16, ties to even, in a bf16 cache
 
-Note that the denominator l sums the unrounded e. The first split gives (M, L, A) = (m, l, a); each further one is merged:
+The denominator l sums the unrounded e. The first split gives (M, L, A) = (m, l, a); each further one is merged:
 
     M' = max(M, m);  f = exp(M - M');  g = exp(m - M');  L' = L*f + l*g;  A'[d] = A[d]*f + a[d]*g
 
-and output[d] = A[d] * (1 / L). Positions > p take no part: their e is exactly 0 and their v is not even multiplied, so a
-NaN or infinity in a later token of the same request changes no earlier row.
+and output[d] = A[d] * (1 / L). Positions > p take no part: their e is exactly 0 and their v is not even multiplied, so
+a NaN or infinity in a later token of the same request changes no earlier row.
 
 In a bf16 cache the sums over d and j go pair by pair (dims 2i and 2i+1; positions 2i and 2i+1), the odd one of a pair
-first, as VDPBF16PS does; products are exact in fp32. Kernel levels differ in that avx512 takes subnormal numbers for zero in
-these sums, fuses multiplications with additions in fp32 sums, and in the last bit of exp. Within one level nothing else
-enters: a row's bits are a function of its q, of the stored k and v of positions 0 .. p, and of p. Not of the other rows,
-the chunk that a token arrived in, block ids, tokens_per_block or the number of threads.
+first, as VDPBF16PS does; products are exact in fp32. Kernel levels differ: avx512 takes subnormal numbers for zero in
+these sums and, in an fp32 cache, fuses multiplications with additions; and exp may differ in its last bit. Within one
+level nothing else enters: a row's bits are a function of its q, of the stored k and v of positions 0 .. p, and of p.
+Not of the other rows, the chunk that a token arrived in, block ids, tokens_per_block or the number of threads.
 
 Sources: Su et al., "RoFormer", 2021, https://arxiv.org/abs/2104.09864 (rotary embedding); Kwon et al.,
 "PagedAttention", 2023, https://arxiv.org/abs/2309.06180 (block pool); Dao et al., "FlashAttention", 2022,

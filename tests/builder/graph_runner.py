@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from precast.builder.network.emitter import num_features
 from precast.builder.network.network import Network
 from precast.checkpoints.engine_dir import read_manifest
 from precast.checkpoints.weights_reader import read_weights_index
@@ -41,8 +42,8 @@ class GraphRunner:
     def __init__(self, graph: ir.Graph, weights: Mapping[str, Array], num_blocks: int = 16) -> None:
         self.graph = graph
         self.weights = weights
-        pools = {value.name: value.shape for value in graph.inputs if (value.name or "").startswith("kv.")}
-        self.pools = {name: np.full((num_blocks, shape[1]), 0xAB, np.uint8) for name, shape in pools.items()}
+        pools = [value for value in graph.inputs if str(value.name).startswith("kv.")]
+        self.pools = {str(pool.name): np.full((num_blocks, num_features(pool)), 0xAB, np.uint8) for pool in pools}
         self.tokens_per_block = next(
             node.attributes["tokens_per_block"].as_int() for node in graph if node.op_type == "PagedAttention"
         )
@@ -113,5 +114,7 @@ def _run(node: ir.Node, x: list[Any]) -> tuple[Array, ...]:
         case "GatedActivation":
             return (gated_activation(x[0], GatedActivationAttributes(**attributes)),)
         case "PagedAttention":
-            return (paged_attention(*x[:5], PagedAttentionAttributes(**attributes), *x[5:]),)
+            qkv, starts, lengths, tables, pool, *inv_freq = x
+            attention = PagedAttentionAttributes(**attributes)
+            return (paged_attention(qkv, starts, lengths, tables, pool, attention, *inv_freq),)
     raise NotImplementedError(node.op_type)

@@ -22,9 +22,9 @@ from tests.tiny_llama import VARIANTS
 TinyLlama = Callable[..., Path]
 
 
-def build(path: Path, output_dir: Path, config: BuildConfig = BuildConfig(), **options: object) -> None:
+def build(path: Path, output_dir: Path, config: BuildConfig | None = None, **options: object) -> None:
     with open_checkpoint(path) as checkpoint:
-        build_engine(checkpoint, output_dir, config, **options)  # type: ignore[arg-type]
+        build_engine(checkpoint, output_dir, config or BuildConfig(), **options)  # type: ignore[arg-type]
 
 
 def files(directory: Path) -> dict[str, bytes]:

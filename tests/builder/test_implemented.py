@@ -36,6 +36,7 @@ from precast.checkpoints.model_config import (
     QueryTemperatureConfig,
     RelativeBiasConfig,
     RopeConfig,
+    RopeScaling,
     RouterConfig,
     VisionConfig,
     YarnScaling,
@@ -55,6 +56,31 @@ from tests.builder.worlds import (
 LLAMA3 = Llama3Scaling(8.0, 0.1, 4.0, 64)
 YARN = YarnScaling(4.0, 4096, mscale=0.7, mscale_all_dim=0.5)
 OTHER_NORM = NormConfig(0.5)
+
+
+def scaling_change(
+    scaling: RopeScaling, field: str, value: object
+) -> tuple[tuple[type, str], tuple[ModelConfig, ModelConfig]]:
+    changed = replace(scaling, **{field: value})  # type: ignore[arg-type]  # of the field's own type
+    return (type(scaling), field), (with_rope(scaling=scaling), with_rope(scaling=changed))
+
+
+SCALING_CHANGES = dict(
+    [
+        scaling_change(LLAMA3, "factor", 4.0),
+        scaling_change(LLAMA3, "low_freq_factor", 0.2),
+        scaling_change(LLAMA3, "high_freq_factor", 8.0),
+        scaling_change(LLAMA3, "original_max_position_embeddings", 32),
+        scaling_change(YARN, "factor", 8.0),
+        scaling_change(YARN, "original_max_position_embeddings", 64),
+        scaling_change(YARN, "beta_fast", 2.0),
+        scaling_change(YARN, "beta_slow", 0.1),
+        scaling_change(YARN, "attention_factor", 2.0),
+        scaling_change(YARN, "mscale", 0.9),
+        scaling_change(YARN, "mscale_all_dim", 0.9),
+        scaling_change(YARN, "truncate", False),
+    ]
+)
 
 # Of every implemented field, a model in which it has another value than in a second one.
 CHANGES: dict[tuple[type, str], tuple[ModelConfig, ModelConfig]] = {
@@ -87,23 +113,7 @@ CHANGES: dict[tuple[type, str], tuple[ModelConfig, ModelConfig]] = {
     (RopeConfig, "rotary_dim"): (MODEL, with_rope(rotary_dim=4)),
     (RopeConfig, "scaling"): (MODEL, with_rope(scaling=LinearScaling(2.0))),
     (LinearScaling, "factor"): (with_rope(scaling=LinearScaling(2.0)), with_rope(scaling=LinearScaling(4.0))),
-    **{
-        (type(scaling), field): (with_rope(scaling=scaling), with_rope(scaling=replace(scaling, **{field: value})))
-        for scaling, field, value in [
-            (LLAMA3, "factor", 4.0),
-            (LLAMA3, "low_freq_factor", 0.2),
-            (LLAMA3, "high_freq_factor", 8.0),
-            (LLAMA3, "original_max_position_embeddings", 32),
-            (YARN, "factor", 8.0),
-            (YARN, "original_max_position_embeddings", 64),
-            (YARN, "beta_fast", 2.0),
-            (YARN, "beta_slow", 0.1),
-            (YARN, "attention_factor", 2.0),
-            (YARN, "mscale", 0.9),
-            (YARN, "mscale_all_dim", 0.9),
-            (YARN, "truncate", False),
-        ]
-    },
+    **SCALING_CHANGES,
     (MlpConfig, "intermediate_size"): (MODEL, with_mlp(intermediate_size=50)),
     (MlpConfig, "bias"): (MODEL, with_mlp(bias=True)),
     (NormConfig, "epsilon"): (MODEL, replace(MODEL, final_norm=NormConfig(1e-6))),

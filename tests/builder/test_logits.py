@@ -20,7 +20,7 @@ from precast.builder.plan import plan_build
 from precast.builder.reference import ReferenceModel
 from precast.builder.verify import FLOAT32_TOLERANCE, LogitsFunction, VerificationReport, verify_logits
 from precast.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from precast.checkpoints.model_config import HeadConfig, ModelConfig
+from precast.checkpoints.model_config import AttentionConfig, HeadConfig, ModelConfig
 from tests.builder.graph_runner import Chunk, engine_runner, network_runner
 from tests.builder.worlds import MODEL, RandomTensors, finished, with_attention, with_layers, with_mlp, with_rope
 from tests.tiny_llama import PROMPTS, VARIANTS, reference_logits
@@ -138,16 +138,23 @@ FEATURES: list[tuple[str, str, Callable[[ModelConfig], ModelConfig], dict[str, A
 
 
 def with_norms(model: ModelConfig, **changes: Any) -> ModelConfig:
-    norm = replace(model.layers[0].mixer_norm, **changes)  # type: ignore[type-var]  # never None here
+    norm = model.layers[0].mixer_norm
+    assert norm is not None
+    norm = replace(norm, **changes)
     return with_layers(model, mixer_norm=norm, feed_forward_norm=norm)
 
 
 def with_final_norm(model: ModelConfig, **changes: Any) -> ModelConfig:
-    return replace(model, final_norm=replace(model.final_norm, **changes))  # type: ignore[type-var]  # never None here
+    assert model.final_norm is not None
+    return replace(model, final_norm=replace(model.final_norm, **changes))
 
 
 def with_scaling(model: ModelConfig, **changes: Any) -> ModelConfig:
-    scaling = model.layers[0].mixer.rope.scaling  # type: ignore[union-attr]  # attention with a scaled rope
+    mixer = model.layers[0].mixer
+    assert isinstance(mixer, AttentionConfig)
+    assert mixer.rope is not None
+    scaling = mixer.rope.scaling
+    assert scaling is not None
     return with_rope(model, scaling=replace(scaling, **changes))
 
 

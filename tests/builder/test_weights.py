@@ -1,6 +1,9 @@
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from precast.builder.errors import BuildError
 from precast.builder.weights import CheckpointTensor, Constant, WeightRecipe, Zeros, concatenate
@@ -10,10 +13,10 @@ from precast.plugins.linear.pack import unpack
 class Tensors:
     """Stands in for a checkpoint."""
 
-    def __init__(self, **tensors: object) -> None:
+    def __init__(self, **tensors: NDArray[Any]) -> None:
         self.tensors = tensors
 
-    def tensor(self, name: str) -> object:
+    def tensor(self, name: str) -> NDArray[Any]:
         return self.tensors[name]
 
 
@@ -39,7 +42,7 @@ def test_a_packed_weight_is_bytes(layout: str) -> None:
     stored = recipe.materialise(Tensors(a=parts[0], b=parts[1]))
     assert recipe.stored_dtype == stored.dtype == "uint8"
     assert recipe.stored_shape == stored.shape == (recipe.size_bytes,)
-    np.testing.assert_array_equal(unpack(layout, stored, 5, 7), np.concatenate(parts))
+    np.testing.assert_array_equal(unpack(layout, stored.view(np.uint8), 5, 7), np.concatenate(parts))
 
 
 def test_concatenated_recipes_keep_the_order_of_their_sources() -> None:

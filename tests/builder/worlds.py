@@ -81,8 +81,9 @@ class RandomTensors:
     def __init__(self, model: ModelConfig) -> None:
         self._tensors: dict[str, NDArray[np.float32]] = {}
         for index, (name, shape) in enumerate(tensor_shapes(model).items()):
-            values = np.random.default_rng(index).standard_normal(shape, np.float32)
-            self._tensors[name] = 1 + values / 5 if "norm" in name else values / np.sqrt(shape[-1], dtype=np.float32)
+            values = np.random.default_rng(index).standard_normal(shape)
+            values = 1 + values / 5 if "norm" in name else values / shape[-1] ** 0.5
+            self._tensors[name] = values.astype(np.float32)
         self.released: list[str] = []
 
     def tensor(self, name: str) -> NDArray[np.float32]:

@@ -64,8 +64,9 @@ def test_everything_is_on_the_disk_before_the_name_is_given(tmp_path: Path, monk
     steps: list[str] = []
 
     def path_of(descriptor: int) -> str:
-        path = os.readlink(f"/proc/self/fd/{descriptor}").removeprefix(f"{tmp_path}/")
-        return "/".join(part for part in path.split("/") if ".partial-" not in part)
+        """Below the staging directory; "" for it, "parent" for its parent."""
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        return "/".join(path.relative_to(tmp_path).parts[1:]) if path != tmp_path else "parent"
 
     def rename(self: Path, target: Path) -> None:
         steps.append("rename")
@@ -75,18 +76,18 @@ def test_everything_is_on_the_disk_before_the_name_is_given(tmp_path: Path, monk
     monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, *_: steps.append(f"drop {path_of(descriptor)}"))
     monkeypatch.setattr(Path, "rename", rename)
     write_tiny_engine(tmp_path / "engine")
+    directories = steps[5:8]
     assert steps == [
         f"sync {GRAPH}",
         f"sync {WEIGHTS}",
         f"drop {WEIGHTS}",
         "sync tokenizer/tokenizer.json",
         "sync engine.json",
-        "sync ",
-        "sync rank0",
-        "sync tokenizer",
+        *directories,
         "rename",
-        f"sync {tmp_path}",
+        "sync parent",
     ]
+    assert sorted(directories) == ["sync ", "sync rank0", "sync tokenizer"]
 
 
 @pytest.mark.parametrize("exception", [RuntimeError, KeyboardInterrupt, MemoryError])
@@ -205,6 +206,26 @@ def test_somebody_takes_the_name_meanwhile(tmp_path: Path) -> None:
 def test_a_mount_point_cannot_be_replaced() -> None:
     with pytest.raises(EngineExistsError, match=r"is a mount point.*choose a directory below it"):
         write_tiny_engine(Path("/proc"))
+
+
+def test_the_current_directory_is_not_pulled_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "below")
+    for path in ".", "..":
+        with pytest.raises(EngineExistsError, match=r"the current directory would be replaced"):
+            write_tiny_engine(Path(path))
+
+
+def test_a_place_that_may_not_be_written(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    if os.access(tmp_path / "closed", os.W_OK):
+        pytest.skip("nothing is forbidden to root")
+    with pytest.raises(EngineIOError, match=r"closed/engine: cannot be written: Permission denied"):
+        write_tiny_engine(tmp_path / "closed" / "engine")
+    (tmp_path / "closed").chmod(0)
+    with pytest.raises(EngineIOError, match=r"closed/engine: cannot be written: Permission denied"):
+        write_tiny_engine(tmp_path / "closed" / "engine")
+    (tmp_path / "closed").chmod(0o700)
 
 
 def test_manifest_and_files_must_agree(tmp_path: Path) -> None:

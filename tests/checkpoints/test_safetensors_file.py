@@ -234,7 +234,8 @@ def sound_headers(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
         size = int(np.prod(shape, dtype=int)) * ITEM_BITS[dtype] // 8
         header[name] = entry(dtype, shape, end, end + size)
         end += size
-    if header and draw(st.booleans()):
+    is_shifted = draw(st.booleans())
+    if header and is_shifted:
         header[draw(st.sampled_from(sorted(header)))]["data_offsets"][draw(st.integers(0, 1))] += 1
     return header, end
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from precast.checkpoints.engine_manifest import (
     BuildInfo,
@@ -21,7 +22,7 @@ from precast.checkpoints.weights_index import TensorSpec
 
 GRAPH = "rank0/model.onnx"
 WEIGHTS = "rank0/weights.bin"
-TENSORS = {
+TENSORS: dict[TensorSpec, NDArray[Any]] = {
     TensorSpec("norm.weight", "float32", (3, 5)): np.arange(15, dtype=np.float32).reshape(3, 5),
     TensorSpec("head.weight", "uint8", (100,), "x16k1.f32/1"): np.arange(100, dtype=np.uint8),
 }

@@ -120,6 +120,28 @@ class AttentionWorld {
     }
   }
 
+  // Puts K and V of tokens 0 .. end - 1 into the pool without computing anything: a long context for little work. Only
+  // for a shape without rotation, and an fp32 cache.
+  void store(std::size_t sequence, std::size_t end) {
+    const PagedAttentionShape& shape = config_.shape;
+    CHECK(shape.rotary_dim == 0 && shape.kv_layout == KvLayout::f32);
+    const std::size_t dim = shape.head_dim;
+    for (std::size_t t = 0; t < end; ++t) {
+      const float* const k = &sequences_[sequence][t * shape.qkv_features() + shape.num_heads * dim];
+      const float* const v = k + shape.num_kv_heads * dim;
+      for (std::size_t head = 0; head < shape.num_kv_heads; ++head) {
+        const std::size_t in_block = t % shape.tokens_per_block;
+        const std::size_t tile = head * (shape.tokens_per_block / 16) + in_block / 16;
+        float* const k_tile =
+            reinterpret_cast<float*>(block(tables_[sequence][t / shape.tokens_per_block])) + tile * 2 * 16 * dim;
+        for (std::size_t d = 0; d < dim; ++d) {
+          k_tile[d * 16 + t % 16] = k[head * dim + d];
+          k_tile[(16 + t % 16) * dim + d] = v[head * dim + d];
+        }
+      }
+    }
+  }
+
   // [length, num_heads * head_dim]: what all steps so far gave for a sequence.
   const std::vector<float>& output(std::size_t sequence) const { return outputs_[sequence]; }
   std::vector<float>& tokens(std::size_t sequence) { return sequences_[sequence]; }

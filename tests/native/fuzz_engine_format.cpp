@@ -182,7 +182,7 @@ TEST("fuzz: JSON") {
   const std::vector<std::string> samples = {manifest_text(),
                                             R"([null, true, -1.5e-3, "\ud83d\ude00 \u00e4", {"a": {"b": []}}])",
                                             R"({"\"\\\/\b": 12, "": 0.1})"};
-  for (int i = 0; i < 20'000; ++i) {
+  for (int i = 0; i < 10'000; ++i) {
     // A buffer of exactly the text's size: a read behind it is seen.
     const std::string text = mutated(samples[below(random, samples.size())], json_pieces, random);
     const std::vector<char> exact(text.begin(), text.end());
@@ -191,19 +191,19 @@ TEST("fuzz: JSON") {
       CHECK_EQ(dump(parse_json(again, "fuzz")), again);
     });
   }
-  CHECK(tally.read > 3'000);
-  CHECK(tally.refused > 10'000);
+  CHECK(tally.read > 1'000);
+  CHECK(tally.refused > 5'000);
 }
 
 TEST("fuzz: engine.json") {
   Generator random(2);
   Tally tally;
-  for (int i = 0; i < 20'000; ++i) {
+  for (int i = 0; i < 10'000; ++i) {
     const std::string text = mutated(manifest_text(), json_pieces, random);
     attempt(tally, [&] { check_manifest(parse_manifest(text, "fuzz", tiny_support())); });
   }
-  CHECK(tally.read > 3'000);
-  CHECK(tally.refused > 10'000);
+  CHECK(tally.read > 1'000);
+  CHECK(tally.refused > 5'000);
 }
 
 TEST("fuzz: the index of weights.bin, with checksums that are right") {
@@ -211,7 +211,7 @@ TEST("fuzz: the index of weights.bin, with checksums that are right") {
   Tally tally;
   const std::vector<std::string> pieces = {std::string(8, '\0'), std::string(8, '\xFF'), std::string("\1\0\0\0", 4),
                                            Record{}.bytes()};
-  for (int i = 0; i < 20'000; ++i) {
+  for (int i = 0; i < 10'000; ++i) {
     std::string index;
     std::uint64_t offset = data_start;
     const std::size_t num_records = below(random, 5);
@@ -229,19 +229,19 @@ TEST("fuzz: the index of weights.bin, with checksums that are right") {
       check_tensors(read_weights_index(std::as_bytes(std::span(exact)), read, "fuzz"), read);
     });
   }
-  CHECK(tally.read > 2'000);
-  CHECK(tally.refused > 10'000);
+  CHECK(tally.read > 1'000);
+  CHECK(tally.refused > 5'000);
 }
 
 TEST("fuzz: the start of weights.bin, byte by byte") {
   Generator random(4);
   Tally tally;
   const std::string header = Header(Record{}.bytes()).bytes();
-  for (int i = 0; i < 20'000; ++i) {
+  for (int i = 0; i < 10'000; ++i) {
     const std::string text = mutated(header, {std::string(4, '\0'), "PRECASTW"}, random).substr(0, 64);
     const std::vector<char> exact(text.begin(), text.end());
     attempt(tally, [&] { read_weights_header(std::as_bytes(std::span(exact)), data_start + 64, "fuzz"); });
   }
-  CHECK(tally.read > 3'000);
-  CHECK(tally.refused > 10'000);
+  CHECK(tally.read > 1'000);
+  CHECK(tally.refused > 5'000);
 }

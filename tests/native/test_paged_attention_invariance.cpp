@@ -199,5 +199,30 @@ TEST("paged attention invariance: computing a position again gives the same bits
   }
 }
 
+TEST("paged attention invariance: a context of 100,000 tokens, divided among any number of tasks") {
+  constexpr std::size_t length = 100'003;
+  for (AttentionConfig config : level_and_layout_configs(4, 2, 8, 32)) {
+    if (config.shape.kv_layout != KvLayout::f32) continue;
+    config.shape.rotary_dim = 0;
+    const auto tokens = random_tokens(config.shape, length, 11);
+    const auto last_rows = [&](const ParallelFor& parallel_for) {
+      AttentionWorld world(config, {tokens});
+      world.store(0, length - 3);
+      world.step({{0, length - 3, length}}, parallel_for);
+      return std::vector<float>(world.output(0).end() - static_cast<std::ptrdiff_t>(3 * world.out_features()),
+                                world.output(0).end());
+    };
+    const auto expected = last_rows(ParallelFor::serial());
+    for (const std::size_t threads : {2u, 3u, 7u}) {
+      test::ThreadsForTests pool(threads);
+      CHECK(same_bits(last_rows(pool.parallel_for()), expected));
+    }
+    test::BackwardsForTests backwards(200);
+    CHECK(same_bits(last_rows(backwards.parallel_for()), expected));
+    // Values are random around 0, so their mean over so many tokens is close to it.
+    CHECK(std::all_of(expected.begin(), expected.end(), [](float x) { return std::fabs(x) < 0.1f; }));
+  }
+}
+
 }  // namespace
 }  // namespace precast

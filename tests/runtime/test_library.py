@@ -149,10 +149,10 @@ def test_finish_reasons_are_those_of_the_header() -> None:
 
 def test_event_kinds_are_those_of_the_header() -> None:
     values = enumerator_values()
-    assert (library.EVENT_TOKEN, library.EVENT_FINISHED) == (
+    assert (
         values["PRECAST_EVENT_TOKEN"],
         values["PRECAST_EVENT_FINISHED"],
-    )
+    ) == (library.EVENT_TOKEN, library.EVENT_FINISHED)
 
 
 def test_the_loaded_library_has_the_version_of_the_header() -> None:
@@ -179,7 +179,7 @@ def test_where_the_library_is_looked_for(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.delenv("PRECAST_LIBRARY", raising=False)
     monkeypatch.setattr(precast.runtime, "__path__", [str(tmp_path / "a"), str(tmp_path / "b")])
-    with pytest.raises(FileNotFoundError, match="libprecast.so.0 is not in .*/a/lib or .*/b/lib: install precast"):
+    with pytest.raises(FileNotFoundError, match=r"libprecast\.so\.0 is not in .*/a/lib or .*/b/lib: install precast"):
         library.library_path()
     (tmp_path / "b" / "lib").mkdir(parents=True)
     (tmp_path / "b" / "lib" / "libprecast.so.0").touch()

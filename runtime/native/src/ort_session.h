@@ -13,10 +13,10 @@ namespace precast {
 
 /// How to open an engine. 0 and "" are the defaults.
 struct OrtSessionOptions {
-  std::string onnxruntime_path;   ///< "": PRECAST_ONNXRUNTIME, else beside libprecast, else the loader's search path
-  std::uint32_t num_threads = 0;  ///< 0: the processors this process may run on
-  std::string kernel_level;       ///< "": PRECAST_KERNEL_LEVEL, else the best this processor has
-  std::int32_t num_blocks = 0;    ///< of every KV pool; >= 1
+  std::string onnxruntime_path{};  ///< "": PRECAST_ONNXRUNTIME, else beside libprecast, else the loader's search path
+  std::uint32_t num_threads = 0;   ///< 0: the processors this process may run on
+  std::string kernel_level{};      ///< "": PRECAST_KERNEL_LEVEL, else the best this processor has
+  std::int32_t num_blocks = 0;     ///< of every KV pool; >= 1
 };
 
 /// Computes steps of one rank with ONNX Runtime on the CPU.

@@ -1,0 +1,253 @@
+"""The reference of PagedAttention against plain dense attention, PyTorch and Hugging Face's rotary embedding."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ml_dtypes import bfloat16
+from numpy.typing import NDArray
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from precast.plugins import SUPPORTED_LAYOUTS, SUPPORTED_OPS
+from precast.plugins.paged_attention import schema
+from precast.plugins.paged_attention.reference import KvPool, paged_attention, rotate
+from precast.plugins.paged_attention.schema import KV_LAYOUTS, PagedAttentionAttributes
+
+Float32 = NDArray[np.float32]
+
+TOLERANCES = {"kv16.f32/1": 1e-6, "kv16.bf16/1": 2e-2}
+"""max|a - b| / max|b| against attention without any rounding."""
+
+
+def attributes(layout: str = "kv16.f32/1", heads: int = 4, kv_heads: int = 2, dim: int = 8) -> PagedAttentionAttributes:
+    return PagedAttentionAttributes(heads, kv_heads, dim, dim**-0.5, layout, tokens_per_block=16)
+
+
+def inverse_frequencies(rotary_dim: int) -> Float32:
+    exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
+    return (np.float32(1) / np.float32(10000) ** exponents).astype(np.float32)
+
+
+def dense_attention(qkv: Float32, op: PagedAttentionAttributes, inv_freq: Float32 | None) -> Float32:
+    """Causal attention of one whole sequence in fp64: no pool, no splits, no rounding."""
+    num_tokens = qkv.shape[0]
+    q, k, v = np.split(qkv.reshape(num_tokens, -1, op.head_dim), [op.num_heads, op.num_heads + op.num_kv_heads], axis=1)
+    if inv_freq is not None:
+        positions = np.arange(num_tokens)
+        q, k = (rotate(x, positions, inv_freq, op.rope_scaling) for x in (q, k))
+    k, v = (np.repeat(x.astype(np.float64), op.queries_per_kv, axis=1) for x in (k, v))
+    scores = np.einsum("thd,jhd->htj", q.astype(np.float64), k) * op.scale
+    scores = np.where(np.tri(num_tokens, dtype=bool), scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return np.einsum("htj,jhd->thd", weights, v).reshape(num_tokens, -1).astype(np.float32)
+
+
+def relative_error(a: Float32, b: Float32) -> float:
+    return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+@dataclasses.dataclass
+class World:
+    """Sequences in one poisoned pool, with block tables in a random order."""
+
+    op: PagedAttentionAttributes
+    sequences: list[Float32]
+    inv_freq: Float32 | None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        per_block = self.op.tokens_per_block
+        needed = [-(-len(tokens) // per_block) for tokens in self.sequences]
+        ids = iter(np.random.default_rng(self.seed).permutation(sum(needed) + 2))
+        self.tables = np.full((len(needed), max(needed)), -1, np.int32)
+        for s, count in enumerate(needed):
+            self.tables[s, :count] = [next(ids) for _ in range(count)]
+        self.kv = np.full((sum(needed) + 2, self.op.block_bytes), 0xFF, np.uint8)  # NaNs, in both types
+
+    def step(self, chunks: list[tuple[int, int, int]]) -> list[Float32]:
+        """One call for tokens begin .. end - 1 of each (sequence, begin, end); the outputs of each."""
+        starts = np.cumsum([0] + [end - begin for _, begin, end in chunks]).astype(np.int32)
+        output = paged_attention(
+            np.concatenate([self.sequences[s][begin:end] for s, begin, end in chunks]),
+            starts,
+            np.array([end for _, _, end in chunks], np.int32),
+            self.tables[[s for s, _, _ in chunks]],
+            self.kv,
+            self.op,
+            self.inv_freq,
+        )
+        assert output.dtype == np.float32
+        return np.split(output, starts[1:-1])
+
+
+def random_tokens(op: PagedAttentionAttributes, num_tokens: int, seed: int) -> Float32:
+    return np.random.default_rng(seed).standard_normal((num_tokens, op.qkv_features)).astype(np.float32)
+
+
+def test_the_op_and_its_layouts_are_listed() -> None:
+    assert f"{schema.DOMAIN}.{schema.NAME}/{schema.VERSION}" in SUPPORTED_OPS
+    assert set(KV_LAYOUTS) <= set(SUPPORTED_LAYOUTS)
+
+
+def test_sizes() -> None:
+    op = PagedAttentionAttributes(32, 4, 64, 0.125, "kv16.bf16/1", 32)
+    assert (op.queries_per_kv, op.qkv_features, op.block_bytes) == (8, 40 * 64, 2 * 4 * 32 * 64 * 2)
+    assert dataclasses.replace(op, kv_layout="kv16.f32/1").block_bytes == 2 * op.block_bytes
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kv_layout": "kv16.int8/1"}, r"'kv16.int8/1'.*kv16.f32/1, kv16.bf16/1"),
+        ({"num_kv_heads": 3}, "4 query heads cannot share 3 KV heads"),
+        ({"num_kv_heads": 0}, "cannot share 0 KV heads"),
+        ({"head_dim": 7}, "head_dim is 7"),
+        ({"head_dim": 0}, "head_dim is 0"),
+        ({"tokens_per_block": 24}, "tokens_per_block is 24"),
+        ({"tokens_per_block": 0}, "tokens_per_block is 0"),
+        ({"scale": float("nan")}, "scale is nan"),
+        ({"rope_scaling": float("inf")}, "rope_scaling is inf"),
+    ],
+)
+def test_attributes_that_make_no_sense_are_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(attributes(), **change)  # type: ignore[arg-type]
+
+
+def test_rotate_is_hugging_faces() -> None:
+    generator = np.random.default_rng(1)
+    q, k = generator.standard_normal((2, 7, 3, 16)).astype(np.float32)
+    positions = np.array([0, 1, 2, 50, 1000, 8191, 131071])
+    inv_freq = inverse_frequencies(16)
+    angles = torch.from_numpy(positions.astype(np.float32)[:, None] * inv_freq)
+    doubled = torch.cat([angles, angles], dim=-1)[None]  # [batch, tokens, dim], as LlamaRotaryEmbedding makes it
+    heads_first = [torch.from_numpy(x).transpose(0, 1)[None] for x in (q, k)]
+    expected = apply_rotary_pos_emb(*heads_first, doubled.cos() * 1.25, doubled.sin() * 1.25)
+    for x, wanted in zip((q, k), expected, strict=True):
+        rotated = rotate(x, positions, inv_freq, rope_scaling=1.25)
+        np.testing.assert_allclose(rotated, wanted[0].transpose(0, 1).numpy(), atol=2e-6)
+
+
+def test_rotate_leaves_elements_behind_rotary_dim_alone() -> None:
+    x = np.random.default_rng(2).standard_normal((3, 2, 12)).astype(np.float32)
+    rotated = rotate(x, np.arange(3), inverse_frequencies(8))
+    np.testing.assert_array_equal(rotated[..., 8:], x[..., 8:])
+    assert (rotated[1:, :, :8] != x[1:, :, :8]).all()
+
+
+def test_it_is_torchs_attention() -> None:
+    op = attributes(heads=6, kv_heads=2, dim=16)
+    tokens = random_tokens(op, 40, 3)
+    (output,) = World(op, [tokens], None).step([(0, 0, 40)])
+    q, k, v = (torch.from_numpy(x.copy()) for x in np.split(tokens.reshape(40, 10, 16), [6, 8], axis=1))
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *(x.transpose(0, 1)[None] for x in (q, k, v)), is_causal=True, enable_gqa=True
+    )
+    np.testing.assert_allclose(output, expected[0].transpose(0, 1).reshape(40, -1).numpy(), atol=2e-6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    layout=st.sampled_from(KV_LAYOUTS),
+    kv_heads=st.integers(1, 3),
+    group=st.integers(1, 4),
+    dim=st.sampled_from([2, 8, 16, 34]),
+    tokens_per_block=st.sampled_from([16, 32, 48]),
+    rotary=st.sampled_from(["none", "part", "whole"]),
+    lengths=st.lists(st.integers(1, 70), min_size=1, max_size=3),
+    seed=st.integers(0, 2**16),
+    data=st.data(),
+)
+def test_packed_and_chunked_sequences_are_dense_attention(
+    layout: str,
+    kv_heads: int,
+    group: int,
+    dim: int,
+    tokens_per_block: int,
+    rotary: str,
+    lengths: list[int],
+    seed: int,
+    data: st.DataObject,
+) -> None:
+    op = PagedAttentionAttributes(kv_heads * group, kv_heads, dim, dim**-0.5, layout, tokens_per_block, 1.5)
+    inv_freq = {"none": None, "part": inverse_frequencies(2), "whole": inverse_frequencies(dim)}[rotary]
+    sequences = [random_tokens(op, length, seed + s) for s, length in enumerate(lengths)]
+    world = World(op, sequences, inv_freq, seed)
+    outputs: list[list[Float32]] = [[] for _ in lengths]
+    done = [0] * len(lengths)
+    while any(d < length for d, length in zip(done, lengths, strict=True)):
+        chunks = [(s, d, d + data.draw(st.integers(1, lengths[s] - d))) for s, d in enumerate(done) if d < lengths[s]]
+        for (s, _, end), output in zip(chunks, world.step(chunks), strict=True):
+            outputs[s].append(output)
+            done[s] = end
+    for tokens, parts in zip(sequences, outputs, strict=True):
+        assert relative_error(np.concatenate(parts), dense_attention(tokens, op, inv_freq)) < TOLERANCES[layout]
+
+
+@pytest.mark.parametrize("layout", KV_LAYOUTS)
+def test_contexts_of_several_splits(layout: str) -> None:
+    op = attributes(layout, heads=2, kv_heads=1, dim=4)
+    tokens = random_tokens(op, 1030, 5)
+    world = World(op, [tokens], inverse_frequencies(4))
+    expected = dense_attention(tokens, op, inverse_frequencies(4))
+    world.step([(0, 0, 510)])
+    for begin, end in [(510, 515), (515, 1023), (1023, 1024), (1024, 1025), (1025, 1030)]:
+        (output,) = world.step([(0, begin, end)])
+        assert relative_error(output, expected[begin:end]) < TOLERANCES[layout]
+
+
+@pytest.mark.parametrize("layout", KV_LAYOUTS)
+def test_a_sequence_may_read_a_block_that_another_writes_in_the_same_step(layout: str) -> None:
+    op = attributes(layout)
+    tokens = random_tokens(op, 20, 6)
+    world = World(op, [tokens, tokens], inverse_frequencies(8))
+    world.tables[1, 0] = world.tables[0, 0]
+    second, first = world.step([(1, 16, 20), (0, 0, 20)])
+    np.testing.assert_array_equal(second, first[16:])
+
+
+@pytest.mark.parametrize("layout", KV_LAYOUTS)
+def test_the_first_token_of_a_tile_zeroes_it_and_others_do_not(layout: str) -> None:
+    op = attributes(layout)
+    kv = np.full((1, op.block_bytes), 0xFF, np.uint8)
+    pool = KvPool(kv, op)
+    k, v = np.random.default_rng(7).standard_normal((2, 2, 8)).astype(np.float32)
+    table = np.zeros(1, np.int32)
+    pool.write(table, 0, k, v)
+    pool.write(table, 3, 2 * k, 3 * v)
+    k_read, v_read = pool.read(table, range(16))
+    rounded_k, rounded_v = (x.astype(bfloat16).astype(np.float32) if pool.is_bf16 else x for x in (k, v))
+    np.testing.assert_array_equal(k_read[:, 0], rounded_k)
+    np.testing.assert_array_equal(k_read[:, 3], 2 * rounded_k)
+    np.testing.assert_allclose(v_read[:, 3], 3 * rounded_v, rtol=1e-2)
+    assert not k_read[:, [1, 2, *range(4, 16)]].any()
+    assert not v_read[:, [1, 2, *range(4, 16)]].any()
+
+
+def test_the_bytes_of_a_bf16_block() -> None:
+    """The drawing in the schema, byte by byte: 2 heads of 2 dims, 2 tiles."""
+    op = PagedAttentionAttributes(2, 2, 2, 1.0, "kv16.bf16/1", 32)
+    kv = np.zeros((3, op.block_bytes), np.uint8)
+    k = np.array([[1, 2], [3, 4]], np.float32)
+    KvPool(kv, op).write(np.array([2], np.int32), 21, k, k + 10)
+    assert not kv[:2].any()
+    block = kv[2].view(bfloat16).reshape(2, 2, 2, 32)  # [head, tile, K or V, 16 tokens x 2 dims]
+    k_tile = block[1, 1, 0].reshape(1, 16, 2)  # [dim pair, token, dim of the pair]
+    v_tile = block[1, 1, 1].reshape(8, 2, 2)  # [token pair, dim, token of the pair]
+    assert k_tile[0, 5].tolist() == [3, 4]
+    assert v_tile[2, :, 1].tolist() == [13, 14]
+    assert np.count_nonzero(block.astype(np.float32)) == 8
+
+
+def test_a_nan_in_a_later_token_changes_no_earlier_row() -> None:
+    op = attributes("kv16.bf16/1")
+    tokens = random_tokens(op, 20, 8)
+    (expected,) = World(op, [tokens], None).step([(0, 0, 20)])
+    tokens[13] = np.nan
+    (output,) = World(op, [tokens], None).step([(0, 0, 20)])
+    np.testing.assert_array_equal(output[:13], expected[:13])
+    assert np.isnan(output[13:]).all()

@@ -1,0 +1,58 @@
+#include "tools/bench/kernels/machine_limits.h"
+
+#include <chrono>
+#include <cstdint>
+
+namespace precast::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// 64 bytes, a cache line: one register or several, as the compiler finds.
+using Line = std::uint64_t __attribute__((vector_size(64)));
+
+volatile float kept_float;  // results that are used are computed
+volatile std::size_t kept_size;
+
+}  // namespace
+
+std::size_t sum_lines(const std::byte* memory, std::size_t count) {
+  const auto* const lines = reinterpret_cast<const Line*>(memory);
+  Line sums[4] = {};  // several, or the latency of an addition would be what is measured
+  for (std::size_t i = 0; i + 4 <= count; i += 4) {
+    for (std::size_t j = 0; j < 4; ++j) {
+      __builtin_prefetch(lines + i + j + 64);
+      sums[j] += lines[i + j];
+    }
+  }
+  const Line total = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  return total[0] + total[7];
+}
+
+double read_bandwidth(const std::byte* memory, std::size_t size_bytes, const ParallelFor& parallel_for) {
+  const std::size_t parts = parallel_for.threads() * 8;
+  const std::size_t lines = size_bytes / 64 / parts;
+  const auto start = Clock::now();
+  parallel_for(parts, [&](std::size_t i) { kept_size = sum_lines(memory + i * lines * 64, lines); });
+  return static_cast<double>(parts * lines * 64) / seconds_since(start);
+}
+
+double peak_flops([[maybe_unused]] KernelLevel level, [[maybe_unused]] WeightLayout layout,
+                  [[maybe_unused]] const ParallelFor& parallel_for) {
+#ifdef PRECAST_X86
+  if (level == KernelLevel::avx512) {
+    constexpr std::size_t repeats = 50'000;
+    const bool f32 = layout == WeightLayout::x16k1_f32;
+    const double flops_per_repeat = 24 * 16 * (f32 ? 2 : 4);
+    const std::size_t parts = parallel_for.threads() * 4;
+    const auto start = Clock::now();
+    parallel_for(parts, [&](std::size_t) { kept_float = f32 ? peak_f32_avx512(repeats) : peak_bf16_avx512(repeats); });
+    return static_cast<double>(parts * repeats) * flops_per_repeat / seconds_since(start);
+  }
+#endif
+  return 0.0;
+}
+
+}  // namespace precast::bench

@@ -1,0 +1,169 @@
+// Times Linear against what the machine can do in the same second.
+//
+//   precast_bench_kernels [--level portable|avx512] [--threads N] [--runs N] [--rows N] [--k N] [--n N]
+//
+// Every run of a case reads other weights, so that they come from memory as in a model, and stands between a reading of
+// the memory bandwidth and one of the peak of the multiplying instruction. Printed: medians of GB/s (of packed weights)
+// and GF/s, and medians of their ratios to the two.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+#include <vector>
+
+#include "plugins/linear/cpu/linear.h"
+#include "tools/bench/kernels/machine_limits.h"
+#include "tools/bench/kernels/spinning_threads.h"
+
+namespace precast::bench {
+namespace {
+
+struct Options {
+  KernelLevel level = best_kernel_level();
+  std::size_t threads = 2;
+  std::size_t runs = 9;
+  std::size_t rows = 0;  // 0: a selection, here and below
+  std::size_t in_features = 0;
+  std::size_t out_features = 0;
+};
+
+Options parse(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string_view key = argv[i];
+    const std::size_t number = std::strtoull(argv[i + 1], nullptr, 10);
+    if (key == "--level") {
+      options.level = parse_kernel_level(argv[i + 1]).value_or(options.level);
+    } else if (key == "--threads") {
+      options.threads = number;
+    } else if (key == "--runs") {
+      options.runs = number;
+    } else if (key == "--rows") {
+      options.rows = number;
+    } else if (key == "--k") {
+      options.in_features = number;
+    } else if (key == "--n") {
+      options.out_features = number;
+    } else {
+      std::fprintf(stderr, "unknown option %s; the top of main.cpp lists them\n", argv[i]);
+      std::exit(2);
+    }
+  }
+  return options;
+}
+
+// Larger than any cache, in huge pages where the system gives them, as an engine's weights are.
+struct Memory {
+  std::size_t size_bytes = std::size_t{1} << 29;
+  std::byte* bytes = nullptr;
+
+  Memory() {
+    void* const mapped = mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) {
+      std::perror("mmap");
+      std::exit(1);
+    }
+    madvise(mapped, size_bytes, MADV_HUGEPAGE);
+    bytes = static_cast<std::byte*>(mapped);
+    // 0x3C3C3C3C is an ordinary number as fp32 and as two bf16.
+    std::memset(bytes, 0x3C, size_bytes);
+  }
+};
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2), values.end());
+  return values[values.size() / 2];
+}
+
+class LinearBench {
+ public:
+  LinearBench(const Options& options, const Memory& memory)
+      : options_(options), memory_(memory), threads_(options.threads), parallel_for_(threads_.parallel_for()) {}
+
+  void run(const LinearShape& shape, std::size_t rows) {
+    std::vector<double> bandwidth_ratios;
+    std::vector<double> peak_ratios;
+    std::vector<double> times;
+    const std::size_t size_bytes = packed_size_bytes(shape.layout, shape.out_features, shape.in_features).value();
+    const double flops = 2.0 * static_cast<double>(rows * shape.out_features * shape.in_features);
+    x_.assign(rows * shape.in_features, 0.5f);
+    y_.resize(rows * shape.out_features);
+    for (std::size_t i = 0; i < options_.runs; ++i) {
+      const double bandwidth = read_bandwidth(memory_.bytes, memory_.size_bytes / 4, parallel_for_);
+      const double seconds = time_once(shape, rows, size_bytes);
+      const double peak = peak_flops(options_.level, shape.layout, parallel_for_);
+      times.push_back(seconds);
+      bandwidth_ratios.push_back(static_cast<double>(size_bytes) / seconds / bandwidth);
+      peak_ratios.push_back(peak > 0 ? flops / seconds / peak : 0);
+    }
+    const double seconds = median(times);
+    std::printf("%-14s K=%-6zu N=%-6zu rows=%-5zu %7.1f GB/s (%.2f of bandwidth) %8.1f GF/s (%.2f of peak) %10.1f us\n",
+                std::string(id(shape.layout)).c_str(), shape.in_features, shape.out_features, rows,
+                static_cast<double>(size_bytes) / seconds / 1e9, median(bandwidth_ratios), flops / seconds / 1e9,
+                median(peak_ratios), seconds * 1e6);
+    std::fflush(stdout);
+  }
+
+ private:
+  // Seconds of one call, the mean of as many as fill a few milliseconds.
+  double time_once(const LinearShape& shape, std::size_t rows, std::size_t size_bytes) {
+    using Clock = std::chrono::steady_clock;
+    const std::size_t num_matrices = memory_.size_bytes / size_bytes;
+    const auto start = Clock::now();
+    std::size_t calls = 0;
+    double seconds = 0;
+    while (calls == 0 || (seconds < 0.01 && calls < num_matrices)) {
+      linear(options_.level,
+             {.shape = shape,
+              .num_rows = rows,
+              .x = x_.data(),
+              .weight = memory_.bytes + next_matrix_++ % num_matrices * size_bytes,
+              .weight_size_bytes = size_bytes,
+              .y = y_.data()},
+             parallel_for_, scratch_);
+      ++calls;
+      seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    }
+    return seconds / static_cast<double>(calls);
+  }
+
+  Options options_;
+  const Memory& memory_;
+  SpinningThreads threads_;
+  ParallelFor parallel_for_;
+  Scratch scratch_;
+  std::vector<float> x_;
+  std::vector<float> y_;
+  std::size_t next_matrix_ = 0;
+};
+
+std::vector<std::size_t> one_or(std::size_t given, std::vector<std::size_t> selection) {
+  return given == 0 ? selection : std::vector<std::size_t>{given};
+}
+
+void run_all(const Options& options) {
+  const Memory memory;
+  LinearBench bench(options, memory);
+  for (const WeightLayout layout : {WeightLayout::x16k2_bf16, WeightLayout::x16k1_f32}) {
+    for (const std::size_t in_features : one_or(options.in_features, {2048, 5632})) {
+      for (const std::size_t out_features : one_or(options.out_features, {2048, 5632, 32000})) {
+        for (const std::size_t rows : one_or(options.rows, {1, 2, 4, 8, 16, 32, 64, 256, 512})) {
+          if (in_features * out_features > 100'000'000) continue;  // no model of the size that these stand for
+          bench.run({in_features, out_features, layout}, rows);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace precast::bench
+
+int main(int argc, char** argv) {
+  precast::bench::run_all(precast::bench::parse(argc, argv));
+  return 0;
+}
