@@ -59,8 +59,8 @@ def copy_bytes(source: BinaryIO, target: BinaryIO, size_bytes: int) -> None:
 def sync_file(path: Path, *, drop_cache: bool = False) -> None:
     """Wait until the file is on the disk.
 
-    `drop_cache` then drops its pages from the page cache: they came there a few at a time, and a file that is mapped
-    with nothing cached is read in huge pages where the kernel can (measured: fewer page faults and faster reads).
+    `drop_cache` then drops its pages from the page cache: writing filled it with small ones, and who maps the file next
+    with MADV_HUGEPAGE gets huge ones, where the kernel and the file system can.
     """
     with os_errors_named(path), path.open("rb") as file:
         os.fsync(file.fileno())

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from precast.checkpoints.engine_dir import copy_engine, is_engine_dir, read_manifest, verify_files
+from precast.checkpoints.engine_dir import check_files, copy_engine, is_engine_dir, read_manifest, verify_files
 from precast.generation import GeneratedRequest, make_requests
 from precast.inputs import PromptInput, is_single, to_prompts
 from precast.options import Options, check_backend, sort_options
@@ -75,6 +75,8 @@ class LLM:
         **options: Any,
     ) -> None:
         sorted_options = sort_options(options)
+        if not os.fspath(model):
+            raise ValueError("model must be a path or a hub id, got an empty string")
         _check_arguments(tokenizer_mode, trust_remote_code, tensor_parallel_size, revision, tokenizer_revision)
         check_backend(backend)
         self._engine: Engine | None = None
@@ -195,6 +197,10 @@ class LLM:
     def _build(self, model: str | os.PathLike[str], dtype: str, revision: str | None, options: Options) -> Path:
         from precast.building import build
 
+        if Path(model).is_dir() and not (Path(model) / "config.json").exists():
+            raise ValueError(
+                f"{model} is neither an engine (it has no engine.json) nor a checkpoint (it has no config.json)"
+            )
         folder = options.workspace
         if folder is None:
             folder = tempfile.mkdtemp(prefix="precast-")
@@ -217,6 +223,7 @@ class LLM:
 
     def _load(self, tokenizer: str | os.PathLike[str] | None, skip_tokenizer_init: bool, options: Options) -> None:
         manifest = read_manifest(self.engine_dir)
+        check_files(self.engine_dir, manifest)
         if options.verify:
             verify_files(self.engine_dir, manifest)
         folder = Path(tokenizer) if tokenizer is not None else self.engine_dir / "tokenizer"

@@ -42,7 +42,7 @@ struct Plan {
   std::size_t num_panels;
   std::size_t tiles_per_group;
   std::size_t num_groups;
-  std::size_t lines_per_block;
+  std::size_t num_blocks;
 
   std::size_t row_parts;
   std::size_t column_parts;
@@ -56,13 +56,12 @@ Plan make_plan(const LinearArgs& args, const LinearKernels& kernels, std::size_t
   plan.num_rows = args.num_rows;
   plan.num_tiles = num_tiles(args.shape.out_features);
   plan.num_lines = lines_per_tile(args.shape.layout, args.shape.in_features);
-  plan.num_panels = divide_up(args.num_rows, kernels.panel_rows);
+  plan.num_panels = args.num_rows <= kernels.most_rows ? 1 : divide_up(args.num_rows, kernels.panel_rows);
   plan.tiles_per_group = kernels.tiles_at_once(divide_up(args.num_rows, plan.num_panels));
   plan.num_groups = divide_up(plan.num_tiles, plan.tiles_per_group);
-  const bool weights_are_used_once = plan.num_panels == 1;
-  plan.lines_per_block = weights_are_used_once
-                             ? plan.num_lines
-                             : std::max<std::size_t>(block_bytes / line_bytes / plan.tiles_per_group, 1);
+  // A single panel uses weights once: they need not stay anywhere.
+  const std::size_t group_bytes = plan.tiles_per_group * plan.num_lines * line_bytes;
+  plan.num_blocks = plan.num_panels == 1 ? 1 : divide_up(group_bytes, block_bytes);
 
   const std::size_t work = plan.num_rows * plan.num_tiles * plan.num_lines;
   const std::size_t wanted = std::clamp<std::size_t>(work / smallest_task, 1, threads * tasks_per_thread);
@@ -108,8 +107,8 @@ void run_task(const LinearArgs& args, const LinearKernels& kernels, const Plan& 
               std::size_t task) noexcept {
   const Range groups = part(plan.num_groups, plan.column_parts, task % plan.column_parts);
   const Range its_panels = part(plan.num_panels, plan.row_parts, task / plan.column_parts);
-  for (std::size_t line = 0; line < plan.num_lines; line += plan.lines_per_block) {
-    const Range lines = {line, std::min(line + plan.lines_per_block, plan.num_lines)};
+  for (std::size_t block = 0; block < plan.num_blocks; ++block) {
+    const Range lines = part(plan.num_lines, plan.num_blocks, block);
     for (std::size_t group = groups.begin; group < groups.end; ++group) {
       for (std::size_t panel = its_panels.begin; panel < its_panels.end; ++panel) {
         multiply(args, kernels, plan, panels, lines, group, plan.panel_rows(panel));

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <utility>
+
 #include "plugins/cpu/avx512.h"
 #include "plugins/linear/cpu/linear_kernels.h"
 
@@ -22,16 +25,15 @@ struct Bf16 {
 constexpr std::size_t prefetch_lines = 32;
 constexpr std::size_t prefetched_up_to_rows = 4;
 
-// The sums stay in registers: rows * tiles of them, and `tiles` lines, and one broadcast unit must fit into 32.
 template <typename Layout, std::size_t rows, std::size_t tiles>
 void multiply(const LinearBlock& block) noexcept {
   __m512 sums[rows][tiles];
   __mmask16 columns[tiles];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (std::size_t t = 0; t < tiles; ++t) columns[t] = first_lanes(block.num_columns - t * tile_outputs);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (std::size_t r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (std::size_t t = 0; t < tiles; ++t) {
       sums[r][t] = block.start == nullptr
                        ? _mm512_setzero_ps()
@@ -42,25 +44,25 @@ void multiply(const LinearBlock& block) noexcept {
   const std::byte* line = block.weight;
   for (std::size_t l = 0; l < block.num_lines; ++l) {
     __m512i w[tiles];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (std::size_t t = 0; t < tiles; ++t) {
       w[t] = _mm512_loadu_si512(line + t * block.tile_bytes);
       if constexpr (rows <= prefetched_up_to_rows) {
         __builtin_prefetch(line + t * block.tile_bytes + prefetch_lines * line_bytes);
       }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (std::size_t r = 0; r < rows; ++r) {
       const __m512i unit = _mm512_set1_epi32(static_cast<int>(x[r]));
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (std::size_t t = 0; t < tiles; ++t) sums[r][t] = Layout::add_products(sums[r][t], unit, w[t]);
     }
     x += rows;
     line += line_bytes;
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (std::size_t r = 0; r < rows; ++r) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (std::size_t t = 0; t < tiles; ++t) {
       _mm512_mask_storeu_ps(block.y + r * block.y_stride + t * tile_outputs, columns[t], sums[r][t]);
     }
@@ -95,27 +97,29 @@ void convert_row_bf16(const float* x, std::size_t in_features, LinearUnit* units
   }
 }
 
-template <typename Layout>
-constexpr LinearKernels kernels(decltype(LinearKernels::convert_row) convert_row) noexcept {
-  return {
-      .convert_row = convert_row,
-      .panel_rows = 8,
-      .multiply =
-          {
-              {multiply<Layout, 1, 1>, multiply<Layout, 1, 2>, multiply<Layout, 1, 3>, multiply<Layout, 1, 4>},
-              {multiply<Layout, 2, 1>, multiply<Layout, 2, 2>, multiply<Layout, 2, 3>, multiply<Layout, 2, 4>},
-              {multiply<Layout, 3, 1>, multiply<Layout, 3, 2>, multiply<Layout, 3, 3>, multiply<Layout, 3, 4>},
-              {multiply<Layout, 4, 1>, multiply<Layout, 4, 2>, multiply<Layout, 4, 3>, multiply<Layout, 4, 4>},
-              {multiply<Layout, 5, 1>, multiply<Layout, 5, 2>, multiply<Layout, 5, 3>, multiply<Layout, 5, 4>},
-              {multiply<Layout, 6, 1>, multiply<Layout, 6, 2>, multiply<Layout, 6, 3>, multiply<Layout, 6, 4>},
-              {multiply<Layout, 7, 1>, multiply<Layout, 7, 2>, multiply<Layout, 7, 3>},
-              {multiply<Layout, 8, 1>, multiply<Layout, 8, 2>, multiply<Layout, 8, 3>},
-          },
-  };
+// The 32 registers hold rows * tiles sums, a line of each tile, and a row's unit.
+constexpr std::size_t most_tiles(std::size_t rows) noexcept {
+  return std::min(LinearKernels::max_tiles, (32 - 1) / (rows + 1));
 }
 
-constexpr LinearKernels f32_kernels = kernels<F32>(convert_row_f32);
-constexpr LinearKernels bf16_kernels = kernels<Bf16>(convert_row_bf16);
+template <typename Layout, std::size_t rows>
+constexpr void add_kernels(LinearKernels& kernels) noexcept {
+  [&]<std::size_t... t>(std::index_sequence<t...>) {
+    ((kernels.multiply[rows - 1][t] = multiply<Layout, rows, t + 1>), ...);
+  }(std::make_index_sequence<most_tiles(rows)>());
+}
+
+template <typename Layout>
+constexpr LinearKernels make_kernels(decltype(LinearKernels::convert_row) convert_row) noexcept {
+  LinearKernels kernels{.convert_row = convert_row, .most_rows = 14, .panel_rows = 8, .multiply = {}};
+  [&]<std::size_t... r>(std::index_sequence<r...>) {
+    (add_kernels<Layout, r + 1>(kernels), ...);
+  }(std::make_index_sequence<14>());
+  return kernels;
+}
+
+constexpr LinearKernels f32_kernels = make_kernels<F32>(convert_row_f32);
+constexpr LinearKernels bf16_kernels = make_kernels<Bf16>(convert_row_bf16);
 
 }  // namespace
 

@@ -35,7 +35,7 @@ struct LinearBlock {
 
 // One level's kernels for one layout.
 struct LinearKernels {
-  static constexpr std::size_t max_rows = 8;
+  static constexpr std::size_t max_rows = 14;
   static constexpr std::size_t max_tiles = 4;
 
   using Multiply = void (*)(const LinearBlock&) noexcept;
@@ -43,7 +43,8 @@ struct LinearKernels {
   // One row's part of a panel of `rows` rows: `x` [in_features] becomes units[0], units[rows], units[2 * rows], ... in
   // the dtype of the layout, an odd in_features padded with a 0.
   void (*convert_row)(const float* x, std::size_t in_features, LinearUnit* units, std::size_t rows) noexcept;
-  std::size_t panel_rows;                  // the most rows that a panel may have
+  std::size_t most_rows;                   // that one panel may have
+  std::size_t panel_rows;                  // that panels have where one is not enough
   Multiply multiply[max_rows][max_tiles];  // [rows - 1][tiles - 1]; null where there is no such kernel
 
   // How many tiles at once the kernel for `rows` rows can take.

@@ -62,7 +62,7 @@ void convert_row_bf16(const float* x, std::size_t in_features, LinearUnit* units
 // Two rows of sums fill half of the 16 registers that the smallest x86-64 has.
 template <typename Layout>
 constexpr LinearKernels kernels(decltype(LinearKernels::convert_row) convert_row) noexcept {
-  return {.convert_row = convert_row, .panel_rows = 2, .multiply = {{multiply<Layout, 1>}, {multiply<Layout, 2>}}};
+  return {.convert_row = convert_row, .most_rows = 2, .panel_rows = 2, .multiply = {{multiply<Layout, 1>}, {multiply<Layout, 2>}}};
 }
 
 constexpr LinearKernels f32_kernels = kernels<F32>(convert_row_f32);

@@ -1,6 +1,20 @@
 #include "runtime/native/src/c_api/error.h"
 
 namespace precast {
+
+#define PRECAST_SAME_CODE(name, NAME) static_assert(static_cast<int>(ErrorCode::name) == PRECAST_ERROR_##NAME)
+PRECAST_SAME_CODE(invalid_argument, INVALID_ARGUMENT);
+PRECAST_SAME_CODE(not_found, NOT_FOUND);
+PRECAST_SAME_CODE(io, IO);
+PRECAST_SAME_CODE(corrupt_engine, CORRUPT_ENGINE);
+PRECAST_SAME_CODE(unsupported_engine, UNSUPPORTED_ENGINE);
+PRECAST_SAME_CODE(onnxruntime, ONNXRUNTIME);
+PRECAST_SAME_CODE(resource_exhausted, RESOURCE_EXHAUSTED);
+PRECAST_SAME_CODE(shut_down, SHUT_DOWN);
+PRECAST_SAME_CODE(internal, INTERNAL);
+PRECAST_SAME_CODE(forked, FORKED);
+#undef PRECAST_SAME_CODE
+
 namespace {
 
 precast_error& out_of_memory_error() {

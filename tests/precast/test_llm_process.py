@@ -1,0 +1,200 @@
+"""What an LLM does to its process: what it imports, that it opens no connection, how it ends, forks, is interrupted."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+BUILDING = "torch transformers onnx onnx_ir onnxruntime ml_dtypes safetensors huggingface_hub".split()
+TIMEOUT_S = 60
+
+
+def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", "-c", program, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(program: str, *arguments: object) -> str:
+    """Its output; it must end well and write nothing to stderr."""
+    process = start(program, *arguments)
+    output, errors = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, errors) == (0, "")
+    return output
+
+
+# ------------------------------------------------------------------------------------------ imports and connections
+
+GENERATE = """
+import os, sys
+
+before = set(sys.modules)
+
+def no_network(event, arguments):
+    if event.startswith("socket.") or event in ("os.fork", "os.exec", "os.posix_spawn", "subprocess.Popen"):
+        sys.stderr.write(f"{event} {arguments}")
+        os._exit(1)
+
+sys.addaudithook(no_network)
+
+from precast import LLM, SamplingParams
+
+with LLM(sys.argv[1]) as llm:
+    output = llm.generate("print(", SamplingParams(temperature=0, max_tokens=4, ignore_eos=True), use_tqdm=False)
+assert output.outputs[0].length == 4
+packages = {name.partition(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names
+print(*sorted(packages))
+"""
+
+
+def test_loading_and_generating_import_little_and_connect_to_nothing(tiny_engine: Callable[..., Path]) -> None:
+    assert run(GENERATE, tiny_engine("gqa")).split() == ["precast", "tokenizers"]
+
+
+def test_the_audit_would_notice_a_connection() -> None:
+    program = GENERATE.partition("from precast")[0] + "import socket\nsocket.create_connection(('127.0.0.1', 9))"
+    process = start(program, "")
+    assert "socket." in process.communicate(timeout=TIMEOUT_S)[1]
+    assert process.returncode == 1
+
+
+def test_it_runs_where_what_builds_is_not_installed(tiny_engine: Callable[..., Path]) -> None:
+    """As the quickstart does: importing any of it is an error."""
+    hide = f"import sys\nfor name in {BUILDING}: sys.modules[name] = None\n"
+    assert run(hide + "import precast.runtime.library as l; l.onnxruntime_path = lambda: None\n", tiny_engine("gqa")) == ""
+
+
+NO_BUILDER = """
+import sys
+sys.modules["ml_dtypes"] = None
+from precast import LLM
+try:
+    LLM(sys.argv[1])
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+def test_building_where_what_builds_is_not_installed_says_what_to_install(tiny_llama: Callable[..., Path]) -> None:
+    assert re.fullmatch(
+        r"building an engine needs \w+, which is not installed: pip install 'precast\[build\]'\n",
+        run(NO_BUILDER, tiny_llama("gqa")),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- the exit
+
+UNFINISHED = """
+import sys, time
+from precast import LLM, SamplingParams
+
+llm = LLM(sys.argv[1], max_batch_size=1, max_num_tokens=1)
+endless = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
+requests = llm._make_requests([[5]] * 5000, endless)
+llm._submit(requests)
+stream = llm.stream([5], endless)
+while not llm.get_stats()["output_tokens"]:
+    time.sleep(0.001)
+print(llm.get_stats()["num_queued_requests"], time.monotonic())
+"""
+
+
+def test_the_process_ends_at_once_with_requests_unfinished(tiny_engine: Callable[..., Path]) -> None:
+    num_queued, last_line_s = run(UNFINISHED, tiny_engine("gqa")).split()
+    assert time.monotonic() - float(last_line_s) < 2
+    assert int(num_queued) > 4000
+
+
+# ------------------------------------------------------------------------------------------------------- a fork
+
+FORK = """
+import os, sys
+from precast import LLM, SamplingParams
+from precast.runtime import ErrorCode, NativeError
+
+llm = LLM(sys.argv[1])
+params = SamplingParams(temperature=0, max_tokens=4)
+expected = llm.generate("print(", params, use_tqdm=False).outputs
+child = os.fork()
+if child == 0:
+    try:
+        llm.generate("print(", params, use_tqdm=False)
+    except NativeError as error:
+        assert error.code == ErrorCode.FORKED, error
+        assert f"this engine belongs to process {os.getppid()}, and this is its fork {os.getpid()}" in str(error)
+    else:
+        raise AssertionError("the child could use the engine")
+    with LLM(sys.argv[1]) as own:
+        assert own.generate("print(", params, use_tqdm=False).outputs == expected
+    sys.exit(7)  # the ordinary way out, on which the child gives up its copy of the parent's engine
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert llm.generate("print(", params, use_tqdm=False).outputs == expected
+"""
+
+
+def test_a_fork_gets_an_error_and_may_load_its_own(tiny_engine: Callable[..., Path]) -> None:
+    # From 3.12 on, Python itself warns of a fork beside threads.
+    ignore = "import warnings\nwarnings.simplefilter('ignore', DeprecationWarning)\n"
+    run(ignore + FORK, tiny_engine("gqa"))
+
+
+FORK_OF_BUILT = """
+import os, sys
+from precast import LLM
+
+with LLM(sys.argv[1]) as llm:
+    child = os.fork()
+    if child == 0:
+        llm.shutdown()
+        sys.exit(0)
+    os.waitpid(child, 0)
+    assert (llm.engine_dir / "engine.json").is_file()
+"""
+
+
+def test_a_fork_leaves_the_built_engine_to_its_parent(tiny_llama: Callable[..., Path]) -> None:
+    ignore = "import warnings\nwarnings.simplefilter('ignore', DeprecationWarning)\n"
+    run(ignore + FORK_OF_BUILT, tiny_llama("gqa"))
+
+
+# -------------------------------------------------------------------------------------------------------- Ctrl-C
+
+INTERRUPTED = """
+import sys, threading, time
+from precast import LLM, SamplingParams
+
+llm = LLM(sys.argv[1], max_batch_size=1, max_num_tokens=1)
+
+def announce():
+    while not llm.get_stats()["output_tokens"]:
+        time.sleep(0.001)
+    print("running", flush=True)
+
+threading.Thread(target=announce).start()
+endless = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
+try:
+    llm.generate([[5]] * 5000, endless, use_tqdm=False)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+while llm.get_stats()["num_active_requests"] + llm.get_stats()["num_queued_requests"]:
+    time.sleep(0.001)
+print(llm.get_stats()["num_completed_requests"], llm.generate([5], SamplingParams(), use_tqdm=False).finished)
+"""
+
+
+@pytest.mark.parametrize("_attempt", range(3))
+def test_ctrl_c_aborts_what_was_submitted(tiny_engine: Callable[..., Path], _attempt: int) -> None:
+    process = start(INTERRUPTED, tiny_engine("gqa"))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "running\n"
+    os.kill(process.pid, signal.SIGINT)
+    interrupted_s = time.monotonic()
+    output, errors = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, errors) == (0, "")
+    assert output == "interrupted\n5000 True\n"
+    assert time.monotonic() - interrupted_s < 10
