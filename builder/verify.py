@@ -28,6 +28,7 @@ LogitsFunction = Callable[[Sequence[int]], NDArray[np.float32]]
 
 FLOAT32_TOLERANCE = 1e-4
 BFLOAT16_TOLERANCE = 0.05
+"""Transformers' own bfloat16 models err by 0.007 to 0.028 on the tests' tiny Llamas: this is about twice the most."""
 BASELINE_FACTOR = 2.0
 
 TOOLCHAIN = ("ml_dtypes", "numpy", "onnx", "onnx-ir")

@@ -80,18 +80,18 @@ TEST("paged attention invariance: 1 to 64 rows and 255 to 257 rows in a call") {
 
 TEST("paged attention invariance: threads, and the order in which tasks run") {
   for (const AttentionConfig& config : level_and_layout_configs(4, 2, 16)) {
-    const auto tokens = random_tokens(config.shape, 1100, 4);
+    const auto tokens = random_tokens(config.shape, 1040, 4);
     const auto expected = whole(config, tokens);
     for (std::size_t threads = 1; threads <= 3; ++threads) {
       test::ThreadsForTests pool(threads);
       AttentionWorld world(config, {tokens});
-      world.feed(0, {1000, 1098, 1099, 1100}, pool.parallel_for());
+      world.feed(0, {1000, 1038, 1039, 1040}, pool.parallel_for());
       CHECK(same_bits(world.output(0), expected));
     }
     // Many threads and few rows: the context of a row is divided among tasks, which here run backwards.
     test::BackwardsForTests backwards(64);
     AttentionWorld world(config, {tokens});
-    world.feed(0, {5, 530, 531, 1050, 1100}, backwards.parallel_for());
+    world.feed(0, {5, 530, 531, 1030, 1040}, backwards.parallel_for());
     CHECK(same_bits(world.output(0), expected));
   }
 }
@@ -156,18 +156,20 @@ TEST("paged attention invariance: what the pool held before") {
 TEST("paged attention invariance: a NaN or infinity of a later token, or of another request, changes nothing") {
   for (const std::size_t group : {1u, 4u}) {
     for (const AttentionConfig& config : level_and_layout_configs(group, 1, 16)) {
-      const auto tokens = random_tokens(config.shape, 600, 7);
+      const auto tokens = random_tokens(config.shape, 530, 7);
       const auto expected = whole(config, tokens);
+      const auto neighbour = random_tokens(config.shape, 20, 8);
+      const auto expected_neighbour = whole(config, neighbour);
       const std::size_t features = config.shape.qkv_features();
-      for (const std::size_t bad : {1u, 15u, 16u, 40u, 41u, 511u, 512u, 590u}) {
+      for (const std::size_t bad : {1u, 15u, 16u, 41u, 512u}) {
         for (const float value : {not_a_number, std::numeric_limits<float>::infinity()}) {
           auto poisoned = tokens;
           std::fill_n(poisoned.begin() + static_cast<std::ptrdiff_t>(bad * features), features, value);
-          AttentionWorld world(config, {poisoned, tokens});
-          world.step({{0, 0, 600}, {1, 0, 600}});
+          AttentionWorld world(config, {poisoned, neighbour});
+          world.step({{0, 0, 530}, {1, 0, 20}});
           CHECK(same_bits(world.output(0).data(), expected.data(), bad * world.out_features()));
           CHECK(std::isnan(world.output(0)[bad * world.out_features()]));
-          CHECK(same_bits(world.output(1), expected));
+          CHECK(same_bits(world.output(1), expected_neighbour));
         }
       }
     }

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,26 @@ BUILDING = "torch transformers onnx onnx_ir onnxruntime ml_dtypes safetensors hu
 TIMEOUT_S = 60
 
 
-def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+@contextmanager
+def started(
+    program: str, *arguments: object, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A Python process that is killed when the test is done with it, however that ends."""
     command = [sys.executable, "-W", "error", "-c", program, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def run(program: str, *arguments: object) -> str:
+def run(program: str, *arguments: object, env: dict[str, str] | None = None) -> str:
     """Its output; it must end well and write nothing to stderr."""
-    process = start(program, *arguments)
-    output, errors = process.communicate(timeout=TIMEOUT_S)
-    assert (process.returncode, errors) == (0, "")
+    with started(program, *arguments, env=env) as process:
+        output, errors = process.communicate(timeout=TIMEOUT_S)
+        assert (process.returncode, errors) == (0, "")
     return output
 
 
@@ -58,9 +69,29 @@ def test_loading_and_generating_import_little_and_connect_to_nothing(tiny_engine
 
 def test_the_audit_would_notice_a_connection() -> None:
     program = GENERATE.partition("from precast")[0] + "import socket\nsocket.create_connection(('127.0.0.1', 9))"
-    process = start(program, "")
-    assert "socket." in process.communicate(timeout=TIMEOUT_S)[1]
-    assert process.returncode == 1
+    with started(program, "") as process:
+        assert "socket." in process.communicate(timeout=TIMEOUT_S)[1]
+        assert process.returncode == 1
+
+
+OPEN_FILES = """
+import os
+print(*(os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.lexists(entry.path)), sep="\\n")
+"""
+
+
+def test_native_code_opens_no_socket_and_writes_no_file(tiny_engine: Callable[..., Path], tmp_path: Path) -> None:
+    """An audit of Python does not see what libraries do, such as collecting usage data in the home directory."""
+    home = tmp_path / "home"
+    home.mkdir()
+    env = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    env |= {"HOME": str(home), "XDG_CACHE_HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    generate = GENERATE.replace("with LLM(sys.argv[1]) as llm:", "llm = LLM(sys.argv[1])\nif llm:")
+    output = run(generate + OPEN_FILES, tiny_engine("gqa"), env=env)
+    assert "pipe:" in output
+    assert "socket:" not in output
+    assert str(home) not in output
+    assert list(home.rglob("*")) == []
 
 
 def test_it_runs_where_what_builds_is_not_installed(tiny_engine: Callable[..., Path]) -> None:
@@ -189,12 +220,12 @@ print(llm.get_stats()["num_completed_requests"], llm.generate([5], SamplingParam
 
 @pytest.mark.parametrize("_attempt", range(3))
 def test_ctrl_c_aborts_what_was_submitted(tiny_engine: Callable[..., Path], _attempt: int) -> None:
-    process = start(INTERRUPTED, tiny_engine("gqa"))
-    assert process.stdout is not None
-    assert process.stdout.readline() == "running\n"
-    os.kill(process.pid, signal.SIGINT)
-    interrupted_s = time.monotonic()
-    output, errors = process.communicate(timeout=TIMEOUT_S)
-    assert (process.returncode, errors) == (0, "")
+    with started(INTERRUPTED, tiny_engine("gqa")) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        os.kill(process.pid, signal.SIGINT)
+        interrupted_s = time.monotonic()
+        output, errors = process.communicate(timeout=TIMEOUT_S)
+        assert (process.returncode, errors) == (0, "")
     assert output == "interrupted\n5000 True\n"
     assert time.monotonic() - interrupted_s < 10

@@ -108,11 +108,13 @@ def test_normalise_is_idempotent_and_ends_with_one_newline(text: str) -> None:
     [
         ({"num_heads": 24}, "hidden_size 256 / num_heads 24"),
         ({"num_kv_heads": 3}, "not a multiple of num_kv_heads 3"),
+        ({"window_lengths": (128, 512)}, r"\(128, 512\) is not max_tokens 1024"),
+        ({"window_lengths": (96, 1024)}, r"tokens_per_step 4096 .* \[96\]"),
         ({"warmup_steps": 0}, "warmup_steps 0"),
         ({"dropout": 1.0}, "dropout 1.0"),
     ],
 )
-def test_recipe_refuses_what_cannot_be_trained(change: dict[str, float], message: str) -> None:
+def test_recipe_refuses_what_cannot_be_trained(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         recipe.Recipe(**change)
 
@@ -138,7 +140,7 @@ class TestShippedCheckpoint:
             "head_dim": made_by.head_dim,
             "hidden_size": made_by.hidden_size,
             "intermediate_size": made_by.intermediate_size,
-            "max_position_embeddings": made_by.window_tokens,
+            "max_position_embeddings": made_by.max_tokens,
             "num_attention_heads": made_by.num_heads,
             "num_hidden_layers": made_by.num_layers,
             "num_key_value_heads": made_by.num_kv_heads,

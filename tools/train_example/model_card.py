@@ -40,7 +40,7 @@ def render(figures: Figures, recipe: Recipe) -> str:
         _data(figures, recipe),
         _architecture(figures, recipe),
         _training(figures, recipe),
-        _quality(figures),
+        _quality(figures, recipe),
         _LIMITS,
     )
     return "\n\n".join(section.strip("\n") for section in sections) + "\n"
@@ -107,7 +107,7 @@ def _architecture(figures: Figures, recipe: Recipe) -> str:
 | attention heads | {recipe.num_heads} |
 | key-value heads | {recipe.num_kv_heads} |
 | head dimension | {recipe.head_dim} |
-| maximum positions | {recipe.window_tokens} |
+| maximum positions | {recipe.max_tokens} |
 | rope theta | 10000 |
 | vocabulary (byte-level BPE) | {recipe.vocab_size} |
 | embeddings tied | yes |
@@ -118,6 +118,7 @@ The tokenizer puts `<|begin_of_text|>` (0) before a text; `<|end_of_text|>` (1) 
 
 def _training(figures: Figures, recipe: Recipe) -> str:
     passes = recipe.num_steps * recipe.tokens_per_step / figures.training_tokens
+    lengths = ", ".join(map(str, recipe.window_lengths))
     rate = (
         f"{recipe.warmup_steps} steps up to {recipe.peak_learning_rate:g}, "
         f"then cosine decay to {recipe.final_learning_rate:g}"
@@ -126,8 +127,9 @@ def _training(figures: Figures, recipe: Recipe) -> str:
     return f"""
 ## Training
 
-{recipe.num_steps} steps of {recipe.windows_per_step} windows of {recipe.window_tokens} tokens, about
-{passes:.0f} passes over the text; each window is `<|begin_of_text|>` and then the text from a random paragraph on.
+{recipe.num_steps} steps of {recipe.tokens_per_step} tokens, about {passes:.0f} passes over the text. A window is
+`<|begin_of_text|>` and then the text from a random paragraph on; from step to step its length goes round
+{lengths}.
 
 | | |
 |---|---|
@@ -146,12 +148,13 @@ It took {figures.training_minutes:.0f} minutes on {recipe.num_threads} CPU threa
 Made with {versions}. Other versions or another kind of CPU give other bits."""
 
 
-def _quality(figures: Figures) -> str:
+def _quality(figures: Figures, recipe: Recipe) -> str:
     samples = "\n\n".join(_sample(sample) for sample in figures.samples)
     return f"""
 ## Quality
 
-Perplexity per token, end-of-text included, windows that do not overlap; bfloat16 weights, fp32 arithmetic:
+Perplexity per token, end-of-text included, in windows of {recipe.max_tokens} tokens that do not overlap; bfloat16
+weights, fp32 arithmetic:
 
 | | perplexity |
 |---|---:|

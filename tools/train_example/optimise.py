@@ -27,7 +27,8 @@ def train(model: LlamaForCausalLM, stream: TokenStream, recipe: Recipe, held_out
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, recipe)
-        inputs_BW, targets_BW = draw_windows(stream, recipe, windows)
+        length = recipe.window_lengths[step % len(recipe.window_lengths)]
+        inputs_BW, targets_BW = draw_windows(stream, recipe.tokens_per_step // length, length, windows)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits_BWV = model(inputs_BW).logits
         loss = functional.cross_entropy(logits_BWV.float().flatten(0, 1), targets_BW.flatten())
@@ -39,7 +40,7 @@ def train(model: LlamaForCausalLM, stream: TokenStream, recipe: Recipe, held_out
         if (step + 1) % REPORT_EVERY == 0 or step + 1 == recipe.num_steps:
             print(
                 f"step {step + 1}/{recipe.num_steps}: training loss {loss.item():.3f}, "
-                f"held-out perplexity {perplexity(model, held_out, recipe.window_tokens):.1f}",
+                f"held-out perplexity {perplexity(model, held_out, recipe.max_tokens):.1f}",
                 flush=True,
             )
 

@@ -15,10 +15,13 @@ class Recipe:
     num_layers: int = 4
     num_heads: int = 8
     num_kv_heads: int = 2
-    window_tokens: int = 1024  # also max_position_embeddings: every position the model accepts was trained
+    max_tokens: int = 1024
 
-    windows_per_step: int = 4
-    num_steps: int = 300
+    tokens_per_step: int = 4096
+    window_lengths: tuple[int, ...] = (128, 256, 512, 1024)
+    """One step each, in turn. Short windows, because prompts are short: in long ones alone, text with little before
+    it is rare. Up to `max_tokens`, so that every position which the model accepts was trained."""
+    num_steps: int = 400
     warmup_steps: int = 30
     peak_learning_rate: float = 4e-3
     final_learning_rate: float = 1e-4
@@ -38,6 +41,10 @@ class Recipe:
             )
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        if max(self.window_lengths) != self.max_tokens:
+            raise ValueError(f"the longest of window_lengths {self.window_lengths} is not max_tokens {self.max_tokens}")
+        if uneven := [length for length in self.window_lengths if self.tokens_per_step % length]:
+            raise ValueError(f"tokens_per_step {self.tokens_per_step} is not a multiple of window_lengths {uneven}")
         if not 0 < self.warmup_steps < self.num_steps:
             raise ValueError(f"warmup_steps {self.warmup_steps} does not lie between 0 and num_steps {self.num_steps}")
         if not 0 <= self.dropout < 1:
@@ -46,7 +53,3 @@ class Recipe:
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_heads
-
-    @property
-    def tokens_per_step(self) -> int:
-        return self.windows_per_step * self.window_tokens

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from recipe import Recipe
 from tokenizer import BOS_ID, EOS_ID
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -48,13 +47,16 @@ def paragraph_starts(text: str, offsets: list[tuple[int, int]]) -> list[int]:
     return [index for index, (begin, _) in enumerate(offsets) if begin == 0 or text.endswith("\n\n", 0, begin)]
 
 
-def draw_windows(stream: TokenStream, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Inputs and targets, int64 [B, W]. Every window is bos and then the text from a random paragraph on.
+def draw_windows(
+    stream: TokenStream, num_windows: int, window_tokens: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Inputs and targets, int64 [B, W]: `num_windows` of `window_tokens` each.
 
-    So bos means "a text starts here, whole or from the middle", which is what a prompt is.
+    Every window is bos and then the text from a random paragraph on, so bos means "a text starts here,
+    whole or from the middle", which is what a prompt is.
     """
-    picks_B = torch.randint(len(stream.starts_P), (recipe.windows_per_step,), generator=generator)
-    positions_BW = stream.starts_P[picks_B, None] + torch.arange(recipe.window_tokens)
+    picks_B = torch.randint(len(stream.starts_P), (num_windows,), generator=generator)
+    positions_BW = stream.starts_P[picks_B, None] + torch.arange(window_tokens)
     targets_BW = stream.tokens_T[positions_BW % len(stream.tokens_T)]
     inputs_BW = functional.pad(targets_BW[:, :-1], (1, 0), value=BOS_ID)
     return inputs_BW, targets_BW

@@ -71,7 +71,7 @@ def new_model(recipe: Recipe) -> LlamaForCausalLM:
         num_attention_heads=recipe.num_heads,
         num_key_value_heads=recipe.num_kv_heads,
         head_dim=recipe.head_dim,
-        max_position_embeddings=recipe.window_tokens,
+        max_position_embeddings=recipe.max_tokens,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         tie_word_embeddings=True,
         bos_token_id=BOS_ID,
@@ -100,7 +100,7 @@ def save_checkpoint(model: LlamaForCausalLM, tokenizer: Tokenizer, output: Path,
     )
     model.to(torch.bfloat16)  # type: ignore[arg-type]  # transformers hides the signature
     model.save_pretrained(output)
-    save_tokenizer(tokenizer, output, recipe.window_tokens)
+    save_tokenizer(tokenizer, output, recipe.max_tokens)
 
 
 def measure(output: Path, split: Split, recipe: Recipe, minutes: float) -> Figures:
@@ -113,8 +113,8 @@ def measure(output: Path, split: Split, recipe: Recipe, minutes: float) -> Figur
     }
     return Figures(
         num_parameters=model.num_parameters(),
-        held_out_perplexity=perplexity(model, sides["held-out"], recipe.window_tokens),
-        training_perplexity=perplexity(model, sides["training"], recipe.window_tokens),
+        held_out_perplexity=perplexity(model, sides["held-out"], recipe.max_tokens),
+        training_perplexity=perplexity(model, sides["training"], recipe.max_tokens),
         held_out_tokens=sum(map(len, sides["held-out"])),
         training_tokens=sum(map(len, sides["training"])),
         held_out_topics=tuple(split.held_out),

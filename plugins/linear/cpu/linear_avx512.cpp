@@ -21,10 +21,6 @@ struct Bf16 {
   }
 };
 
-// With few rows the weights come from memory, once. This far ahead is best where it was measured.
-constexpr std::size_t prefetch_lines = 32;
-constexpr std::size_t prefetched_up_to_rows = 4;
-
 template <typename Layout, std::size_t rows, std::size_t tiles>
 void multiply(const LinearBlock& block) noexcept {
   __m512 sums[rows][tiles];
@@ -45,12 +41,7 @@ void multiply(const LinearBlock& block) noexcept {
   for (std::size_t l = 0; l < block.num_lines; ++l) {
     __m512i w[tiles];
 #pragma GCC unroll 16
-    for (std::size_t t = 0; t < tiles; ++t) {
-      w[t] = _mm512_loadu_si512(line + t * block.tile_bytes);
-      if constexpr (rows <= prefetched_up_to_rows) {
-        __builtin_prefetch(line + t * block.tile_bytes + prefetch_lines * line_bytes);
-      }
-    }
+    for (std::size_t t = 0; t < tiles; ++t) w[t] = _mm512_loadu_si512(line + t * block.tile_bytes);
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < rows; ++r) {
       const __m512i unit = _mm512_set1_epi32(static_cast<int>(x[r]));

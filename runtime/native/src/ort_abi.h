@@ -3,7 +3,7 @@
 // A type or function keeps the name it has in onnxruntime_c_api.h, without the prefix Ort; the same name there explains it.
 // The function table only ever grows: version 17 of it is a prefix of every later one. An entry lies at a fixed slot,
 // counted in pointers from the start, and a wrong slot is a crash: never guess one. tests/runtime/test_ort_abi.py compares
-// every slot and signature with a real header where there is one.
+// slots, signatures and values with a real header where there is one.
 #pragma once
 
 #include <cstddef>
@@ -155,50 +155,54 @@ struct CustomOp {
 static_assert(sizeof(CustomOp) == 176);
 static_assert(sizeof(void*) == 8 && sizeof(Slot) == 8, "the slots are counted in pointers of 8 bytes");
 
-#define PRECAST_ORT_SLOT(name, slot) static_assert(offsetof(Api, name) == (slot) * sizeof(Slot))
-PRECAST_ORT_SLOT(CreateStatus, 0);
-PRECAST_ORT_SLOT(GetErrorMessage, 2);
-PRECAST_ORT_SLOT(CreateEnvWithCustomLogger, 4);
-PRECAST_ORT_SLOT(CreateSessionFromArray, 8);
-PRECAST_ORT_SLOT(CreateSessionOptions, 10);
-PRECAST_ORT_SLOT(DisableMemPattern, 17);
-PRECAST_ORT_SLOT(SetSessionGraphOptimizationLevel, 23);
-PRECAST_ORT_SLOT(SetIntraOpNumThreads, 24);
-PRECAST_ORT_SLOT(CreateCustomOpDomain, 26);
-PRECAST_ORT_SLOT(CustomOpDomain_Add, 27);
-PRECAST_ORT_SLOT(AddCustomOpDomain, 28);
-PRECAST_ORT_SLOT(CreateTensorWithDataAsOrtValue, 49);
-PRECAST_ORT_SLOT(GetTensorMutableData, 51);
-PRECAST_ORT_SLOT(GetDimensionsCount, 61);
-PRECAST_ORT_SLOT(GetDimensions, 62);
-PRECAST_ORT_SLOT(GetTensorTypeAndShape, 65);
-PRECAST_ORT_SLOT(CreateCpuMemoryInfo, 69);
-PRECAST_ORT_SLOT(KernelInfoGetAttribute_float, 85);
-PRECAST_ORT_SLOT(KernelInfoGetAttribute_int64, 86);
-PRECAST_ORT_SLOT(KernelInfoGetAttribute_string, 87);
-PRECAST_ORT_SLOT(KernelContext_GetInput, 90);
-PRECAST_ORT_SLOT(KernelContext_GetOutput, 91);
-PRECAST_ORT_SLOT(ReleaseEnv, 92);
-PRECAST_ORT_SLOT(ReleaseStatus, 93);
-PRECAST_ORT_SLOT(ReleaseMemoryInfo, 94);
-PRECAST_ORT_SLOT(ReleaseSession, 95);
-PRECAST_ORT_SLOT(ReleaseValue, 96);
-PRECAST_ORT_SLOT(ReleaseTensorTypeAndShapeInfo, 99);
-PRECAST_ORT_SLOT(ReleaseSessionOptions, 100);
-PRECAST_ORT_SLOT(ReleaseCustomOpDomain, 101);
-PRECAST_ORT_SLOT(AddSessionConfigEntry, 130);
-PRECAST_ORT_SLOT(RunWithBinding, 133);
-PRECAST_ORT_SLOT(CreateIoBinding, 134);
-PRECAST_ORT_SLOT(ReleaseIoBinding, 135);
-PRECAST_ORT_SLOT(BindInput, 136);
-PRECAST_ORT_SLOT(BindOutput, 137);
-PRECAST_ORT_SLOT(CreateAndRegisterAllocator, 144);
-PRECAST_ORT_SLOT(AddInitializer, 150);
-PRECAST_ORT_SLOT(ReleaseArenaCfg, 157);
-PRECAST_ORT_SLOT(CreateArenaCfgV2, 164);
-PRECAST_ORT_SLOT(KernelInfo_GetInputName, 232);
-PRECAST_ORT_SLOT(KernelInfo_GetNodeName, 244);
-PRECAST_ORT_SLOT(KernelContext_ParallelFor, 274);
-#undef PRECAST_ORT_SLOT
+// Every function above and its slot, for the check below and for tests.
+#define PRECAST_ORT_SLOTS(CHECK) \
+  CHECK(CreateStatus, 0)                      \
+  CHECK(GetErrorMessage, 2)                   \
+  CHECK(CreateEnvWithCustomLogger, 4)         \
+  CHECK(CreateSessionFromArray, 8)            \
+  CHECK(CreateSessionOptions, 10)             \
+  CHECK(DisableMemPattern, 17)                \
+  CHECK(SetSessionGraphOptimizationLevel, 23) \
+  CHECK(SetIntraOpNumThreads, 24)             \
+  CHECK(CreateCustomOpDomain, 26)             \
+  CHECK(CustomOpDomain_Add, 27)               \
+  CHECK(AddCustomOpDomain, 28)                \
+  CHECK(CreateTensorWithDataAsOrtValue, 49)   \
+  CHECK(GetTensorMutableData, 51)             \
+  CHECK(GetDimensionsCount, 61)               \
+  CHECK(GetDimensions, 62)                    \
+  CHECK(GetTensorTypeAndShape, 65)            \
+  CHECK(CreateCpuMemoryInfo, 69)              \
+  CHECK(KernelInfoGetAttribute_float, 85)     \
+  CHECK(KernelInfoGetAttribute_int64, 86)     \
+  CHECK(KernelInfoGetAttribute_string, 87)    \
+  CHECK(KernelContext_GetInput, 90)           \
+  CHECK(KernelContext_GetOutput, 91)          \
+  CHECK(ReleaseEnv, 92)                       \
+  CHECK(ReleaseStatus, 93)                    \
+  CHECK(ReleaseMemoryInfo, 94)                \
+  CHECK(ReleaseSession, 95)                   \
+  CHECK(ReleaseValue, 96)                     \
+  CHECK(ReleaseTensorTypeAndShapeInfo, 99)    \
+  CHECK(ReleaseSessionOptions, 100)           \
+  CHECK(ReleaseCustomOpDomain, 101)           \
+  CHECK(AddSessionConfigEntry, 130)           \
+  CHECK(RunWithBinding, 133)                  \
+  CHECK(CreateIoBinding, 134)                 \
+  CHECK(ReleaseIoBinding, 135)                \
+  CHECK(BindInput, 136)                       \
+  CHECK(BindOutput, 137)                      \
+  CHECK(CreateAndRegisterAllocator, 144)      \
+  CHECK(AddInitializer, 150)                  \
+  CHECK(ReleaseArenaCfg, 157)                 \
+  CHECK(CreateArenaCfgV2, 164)                \
+  CHECK(KernelInfo_GetInputName, 232)         \
+  CHECK(KernelInfo_GetNodeName, 244)          \
+  CHECK(KernelContext_ParallelFor, 274)
+
+#define PRECAST_ORT_CHECK_SLOT(name, slot) static_assert(offsetof(Api, name) == (slot) * sizeof(Slot));
+PRECAST_ORT_SLOTS(PRECAST_ORT_CHECK_SLOT)
+#undef PRECAST_ORT_CHECK_SLOT
 
 }  // namespace precast::ort

@@ -70,7 +70,12 @@ void* find_and_open() {
                      " holds no libonnxruntime.so, and the loader says: ", problem, "; ", advice));
 }
 
+/// From 1.29 on, ONNX Runtime's own builds for Linux collect usage data unless this variable says otherwise when they are
+/// loaded: they keep a database in the home directory, upload it from a thread, and a fork of the process hangs in exit().
+void refuse_telemetry() { ::setenv("ORT_DISABLE_TELEMETRY", "1", /*overwrite=*/0); }
+
 void* open_library(const std::string& path) {
+  refuse_telemetry();
   if (!path.empty()) return open_named(path, "");
   const char* const from_environment = std::getenv(path_variable);
   if (from_environment != nullptr && *from_environment != '\0') {
