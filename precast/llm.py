@@ -181,10 +181,11 @@ class LLM:
         )
 
     def _submit(self, requests: Sequence[GeneratedRequest]) -> None:
+        engine = self._running_engine
+        for request in requests:  # before they run, so that they can be cancelled whenever Ctrl-C comes
+            request.handles = engine.reserve(len(request.native_requests))
         natives = [native for request in requests for native in request.native_requests]
-        handles = iter(self._running_engine.submit(natives))
-        for request in requests:
-            request.handles = [next(handles) for _ in request.native_requests]
+        engine.submit(natives, [handle for request in requests for handle in request.handles])
 
     @property
     def _running_engine(self) -> Engine:
@@ -265,8 +266,8 @@ class LLM:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What was loaded: see ``precast_engine_info``."""
-        return dict(self._running_engine.info)
+        """What was loaded, as of this moment: see ``precast_engine_info``."""
+        return self._running_engine.read_info()
 
     def get_stats(self) -> dict[str, Any]:
         """Counters of this moment: see ``precast_engine_stats``."""

@@ -72,22 +72,42 @@ class Engine:
         )
         self._dispatcher.start()
         self._finalizer = weakref.finalize(self, _end_engine, self._native, self._dispatcher)
-        self.info: dict[str, Any] = self._native.read_json("precast_engine_info")
+        self.info: dict[str, Any] = self.read_info()
 
-    def submit(self, requests: Sequence[EngineRequest]) -> list[RequestHandle]:
+    def read_info(self) -> dict[str, Any]:
+        """What was loaded, as of this moment; see ``precast_engine_info``. ``info`` is that of the start.
+
+        Raises:
+            ShutDownError: after :meth:`shutdown`.
+        """
+        return self._native.read_json("precast_engine_info")
+
+    def reserve(self, count: int) -> list[RequestHandle]:
+        """Handles for requests that :meth:`submit` is yet to be given, with ids in ascending order."""
+        with self._lock:
+            first_id = self._next_id
+            self._next_id += count
+        return [RequestHandle(self._native, first_id + i) for i in range(count)]
+
+    def submit(
+        self, requests: Sequence[EngineRequest], handles: Sequence[RequestHandle] | None = None
+    ) -> Sequence[RequestHandle]:
         """Queues all requests or, when one is invalid, none.
+
+        Args:
+            requests: what to run.
+            handles: one each, from :meth:`reserve`; None: new ones. Who has them before the call can cancel the
+                requests whenever Ctrl-C comes.
 
         Raises:
             InvalidRequestError: what is wrong with which request.
             ShutDownError: after :meth:`shutdown`.
         """
-        with self._lock:
-            first_id = self._next_id
-            self._next_id += len(requests)
-        handles = [RequestHandle(self._native, first_id + i) for i in range(len(requests))]
+        if handles is None:
+            handles = self.reserve(len(requests))
         self._requests.update((handle.id, handle) for handle in handles)
         try:
-            self._native.submit(first_id, requests)
+            self._native.submit([handle.id for handle in handles], requests)
         except BaseException:  # also Ctrl-C, which may come when the library has already taken them
             for handle in handles:
                 self._requests.pop(handle.id, None)

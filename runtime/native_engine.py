@@ -41,8 +41,8 @@ class NativeEngine:
         self._pid = os.getpid()
         self._pointer: ctypes.c_void_p | None = _new_engine(self._library, path, options)
 
-    def submit(self, first_id: int, requests: Sequence[EngineRequest]) -> None:
-        structs = [_request_struct(first_id + i, request) for i, request in enumerate(requests)]
+    def submit(self, ids: Sequence[int], requests: Sequence[EngineRequest]) -> None:
+        structs = [_request_struct(request_id, request) for request_id, request in zip(ids, requests, strict=True)]
         pointers = (ctypes.POINTER(native.RequestStruct) * len(structs))(*map(ctypes.pointer, structs))
         self._call("precast_engine_submit", pointers, len(structs))
 

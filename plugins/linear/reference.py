@@ -23,6 +23,8 @@ def linear(
     """
     if x_TK.shape[-1] != attributes.in_features:
         raise ValueError(f"Linear: x is {list(x_TK.shape)}; its rows must have {attributes.in_features} elements")
+    if weight.size != attributes.weight_size_bytes:
+        raise ValueError(f"Linear: the weight has {weight.size} bytes, not {attributes.weight_size_bytes}")
     layout = weight_layout(attributes.layout)
     if layout.dtype == "bfloat16":
         x_TK = x_TK.astype(ml_dtypes.bfloat16)

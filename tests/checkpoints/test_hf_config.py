@@ -41,7 +41,7 @@ def config(**values: Any) -> JsonObject:
             RopeConfig(5e5, 64, LLAMA3_SCALING),
         ),
         (
-            {"rope_scaling": {"type": "yarn", "factor": 4, "beta_fast": None, "beta_slow": 0, "truncate": False}},
+            {"rope_scaling": {"type": "yarn", "factor": 4, "beta_fast": 0, "beta_slow": 0, "truncate": False}},
             RopeConfig(1e4, 64, YarnScaling(4.0, 4096, truncate=False)),
         ),
         (

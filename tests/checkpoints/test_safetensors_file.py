@@ -140,6 +140,7 @@ GOOD = {"a": entry("F32", [2], 0, 8), "b": entry("F32", [1], 8, 12)}
         ({"a": entry("F32", [2], 8, 16)}, 16, "a: .* leaves a gap"),
         ({"a": entry("F32", [2], 8, 0)}, 8, r"a: F32 \[2\] takes 8 bytes, its data_offsets \[8, 0\] span -8"),
         ({"a": entry("F32", [2, 2], 0, 8)}, 8, "takes 16 bytes"),
+        ({"a": entry("F32", [1], 0, 8)}, 8, "takes 4 bytes"),
         ({"a": entry("F32", [2**40, 2**40], 0, 8)}, 8, "takes"),
         ({"a": entry("F32", [-2], 0, 8)}, 8, "malformed"),
         ({"a": entry("F32", [2.0], 0, 8)}, 8, "malformed"),  # type: ignore[list-item]

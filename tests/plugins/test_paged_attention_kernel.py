@@ -40,7 +40,7 @@ def test_the_kernel_is_the_reference(monkeypatch: pytest.MonkeyPatch, level: str
         (output,) = run_op(monkeypatch, level, NAME, inputs, asdict(attributes))
         # A probability may round to the other neighbour in bf16 where its last bit of fp32 differs.
         assert relative_error(output, expected) < (1e-6 if layout == "kv16.f32/1" else 2e-3)
-        # Both pools, numbers and the NaNs of blocks that nobody used. Rotation may differ in the last bit before rounding.
+        # Both pools, numbers and the NaNs of unused blocks. Rotation may differ in its last bit before rounding.
         written, wanted = (pool.view(KV_DTYPES[layout]).astype(np.float32) for pool in (pools[1], pools[0]))
         if inv_freq is None:
             np.testing.assert_array_equal(written, wanted)

@@ -144,8 +144,8 @@ def test_paged_attention_over_several_steps(options: Any, kv_layout: str, with_r
 KERNEL = r'node "the-node" \(ai\.precast\.%s\): '
 
 
-LINEAR = {"in_features": 8, "out_features": 16, "layout": "x16k1.f32/1"}
-ATTENTION = {
+LINEAR: dict[str, Any] = {"in_features": 8, "out_features": 16, "layout": "x16k1.f32/1"}
+ATTENTION: dict[str, Any] = {
     "num_heads": 4,
     "num_kv_heads": 2,
     "head_dim": 16,
@@ -167,7 +167,7 @@ INT32 = np.zeros(1, np.int32)
     ],
 )
 def test_bad_attributes_of_linear(portable: Any, changes: dict[str, Any], message: str) -> None:
-    inputs = {"x": random(1, 8), "weight": np.zeros(512, np.uint8), "bias": None}
+    inputs: dict[str, Any] = {"x": random(1, 8), "weight": np.zeros(512, np.uint8), "bias": None}
     with pytest.raises(REFUSED, match=KERNEL % "Linear" + message):
         OpSession(portable, linear_op, LINEAR | changes, inputs, ["y"])
 
@@ -184,7 +184,7 @@ def test_bad_attributes_of_linear(portable: Any, changes: dict[str, Any], messag
     ],
 )
 def test_bad_attributes_of_paged_attention(portable: Any, changes: dict[str, Any], message: str) -> None:
-    inputs = {
+    inputs: dict[str, Any] = {
         "qkv": random(1, 128),
         "query_starts": INT32,
         "context_lengths": INT32,
@@ -197,7 +197,7 @@ def test_bad_attributes_of_paged_attention(portable: Any, changes: dict[str, Any
 
 
 def test_bad_attributes_of_the_small_ops(portable: Any) -> None:
-    norm_inputs = {"x": random(1, 8), "weight": random(8), "residual": None}
+    norm_inputs: dict[str, Any] = {"x": random(1, 8), "weight": random(8), "residual": None}
     with pytest.raises(REFUSED, match=KERNEL % "RmsNorm" + "epsilon is -1; it must not be negative"):
         OpSession(portable, rms_norm_op, {"epsilon": -1.0}, norm_inputs, ["y"])
     with pytest.raises(REFUSED, match=KERNEL % "GatedActivation" + 'activation is "relu"; version 1 knows silu'):
@@ -205,7 +205,7 @@ def test_bad_attributes_of_the_small_ops(portable: Any) -> None:
 
 
 def test_missing_and_mistyped_attributes(portable: Any) -> None:
-    inputs = {"x": random(1, 8), "weight": random(8), "residual": None}
+    inputs: dict[str, Any] = {"x": random(1, 8), "weight": random(8), "residual": None}
     expected = r'cannot read the number epsilon of node "the-node" \(ai\.precast\.RmsNorm\)'
     for attributes in ({}, {"epsilon": "small"}):
         with pytest.raises(REFUSED, match=expected):
@@ -213,7 +213,7 @@ def test_missing_and_mistyped_attributes(portable: Any) -> None:
 
 
 def test_wrong_shapes_of_linear(portable: Any) -> None:
-    good = {"x": random(2, 8), "weight": np.zeros(512, np.uint8), "bias": random(16)}
+    good: dict[str, Any] = {"x": random(2, 8), "weight": np.zeros(512, np.uint8), "bias": random(16)}
     session = OpSession(portable, linear_op, LINEAR, good, ["y"])
     session.run(**good)
     for changed, message in [
@@ -238,14 +238,14 @@ def test_wrong_inputs_of_the_small_ops(portable: Any) -> None:
     with pytest.raises(REFUSED, match=KERNEL % "GatedActivation" + "gate_up has 7 columns"):
         gated.run(gate_up=odd)
     x = random(2, 8)
-    inputs = {"x": x, "weight": random(8), "residual": x}
+    inputs: dict[str, Any] = {"x": x, "weight": random(8), "residual": x}
     norm = OpSession(portable, rms_norm_op, {"epsilon": 1e-5}, inputs, ["y"])
     with pytest.raises(REFUSED, match=KERNEL % "RmsNorm" + "residual and sum must both be there, or neither"):
         norm.run(**inputs)
 
 
 def test_wrong_inputs_of_paged_attention(portable: Any) -> None:
-    good = {
+    good: dict[str, Any] = {
         "qkv": random(3, 128),
         "query_starts": np.array([0, 1, 3], np.int32),
         "context_lengths": np.array([17, 2], np.int32),

@@ -16,7 +16,7 @@ namespace {
 
 // Less work than this is done sooner than other threads have started on it.
 constexpr std::size_t elements_per_write_task = 16 * 1024;
-constexpr std::size_t min_cost_for_threads = 4 * 1024;  // tokens x rows, see AttentionPlan
+constexpr std::size_t min_work_for_threads = std::size_t{1} << 20;  // AttentionPlan::total_cost x head_dim
 
 // The K tiles of one split.
 struct SplitTiles {
@@ -222,8 +222,8 @@ void paged_attention(KernelLevel level, const PagedAttentionArgs& args, const Pa
   scratch.reset();
   const Writing writing(args, scratch);
   const AttentionPlan plan = plan_attention(args, parallel_for.threads(), scratch);
-  const std::size_t num_workers =
-      plan.total_cost < min_cost_for_threads ? 1 : std::min(plan.num_tasks, parallel_for.threads());
+  const bool is_small = plan.total_cost * args.shape.head_dim < min_work_for_threads;
+  const std::size_t num_workers = is_small ? 1 : std::min(plan.num_tasks, parallel_for.threads());
   auto* const workspaces = scratch.take<Workspace>(num_workers);
   for (std::size_t w = 0; w < num_workers; ++w) {
     workspaces[w] = take_workspace(plan.max_rows, args.shape.head_dim, scratch);

@@ -98,7 +98,8 @@ LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOpt
   const EngineManifest manifest = read_manifest(directory, runtime_support());
   const KvPlan kv_plan = plan(manifest, options);
   std::unique_ptr<OrtSession> session = load_session(manifest, options, kv_plan.num_blocks);
-  std::string info = describe(manifest, options, kv_plan, *session);
+  // The session belongs to the engine, at the same address.
+  auto info = [=, loaded = session.get()] { return describe(manifest, options, kv_plan, *loaded); };
   const SchedulerConfig config{.max_batch_size = options.max_batch_size,
                                .max_num_tokens = options.max_num_tokens,
                                .tokens_per_block = static_cast<std::size_t>(manifest.build.tokens_per_block),
@@ -114,7 +115,7 @@ LoadedModel load_model(const std::filesystem::path& directory, const EngineOptio
   one_sequence.max_batch_size = 1;
   const KvPlan kv_plan = plan(manifest, one_sequence);
   std::unique_ptr<OrtSession> session = load_session(manifest, options, kv_plan.num_blocks);
-  std::string info = describe(manifest, one_sequence, kv_plan, *session);
+  auto info = [=, loaded = session.get()] { return describe(manifest, one_sequence, kv_plan, *loaded); };
   auto model = std::make_unique<Model>(std::move(session), limits_of(manifest, kv_plan), options.max_num_tokens,
                                        static_cast<std::size_t>(manifest.build.tokens_per_block));
   return {std::move(model), std::move(info)};

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -23,7 +24,7 @@ struct EngineOptions {
 
 struct LoadedEngine {
   std::unique_ptr<Engine> engine;
-  std::string info_json;  ///< what precast_engine_info gives
+  std::function<std::string()> info_json;  ///< what precast_engine_info gives; from any thread while the engine lives
 };
 
 /// Reads the manifest, sizes the KV pool, maps the weights, opens ONNX Runtime and starts the engine.
@@ -32,7 +33,7 @@ LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOpt
 
 struct LoadedModel {
   std::unique_ptr<Model> model;
-  std::string info_json;
+  std::function<std::string()> info_json;
 };
 
 /// The same for the forward pass alone, with a pool for one sequence. Throws Error.

@@ -144,7 +144,7 @@ precast_error_t* precast_engine_info(const precast_engine_t* engine, char** json
   return guarded([&] {
     engine_of(engine);
     require(json != nullptr, "json is NULL");
-    *json = new_string(engine->loaded.info_json);
+    *json = new_string(engine->loaded.info_json());
   });
 }
 

@@ -39,7 +39,7 @@ void precast_model_delete(precast_model_t* model) {
 precast_error_t* precast_model_info(const precast_model_t* model, char** json) {
   return guarded([&] {
     require(model != nullptr && json != nullptr, "model or json is NULL");
-    *json = precast::new_string(model->loaded.info_json);
+    *json = precast::new_string(model->loaded.info_json());
   });
 }
 
