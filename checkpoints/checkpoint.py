@@ -68,8 +68,8 @@ class Checkpoint:
     def tensor(self, name: str) -> NDArray[Any]:
         """A tensor in its stored dtype: float32, float16 or ml_dtypes.bfloat16.
 
-        The array is a read-only view of the mapped file. Its pages become resident as they are read, and it
-        stays valid after `close`. It may be unaligned where the file is.
+        The array is a read-only, C-contiguous view of the mapped file. Its pages become resident as they are
+        read, and it stays valid after `close`. It may be unaligned where the file is.
         """
         return self._files.tensor(self._file_names[name])
 

@@ -50,7 +50,7 @@ class TorchFile:
                 f"{self.path}: {name} is stored as {_dtype_name(tensor)}, which is not supported"
             )
         integers = {2: torch.int16, 4: torch.int32}[dtype.itemsize]  # PyTorch gives NumPy no bfloat16
-        array: NDArray[Any] = tensor.detach().view(integers).numpy().view(dtype)
+        array: NDArray[Any] = tensor.detach().contiguous().view(integers).numpy().view(dtype)
         array.flags.writeable = False
         return array
 

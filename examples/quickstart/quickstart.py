@@ -1,6 +1,6 @@
 """Builds an engine from the example checkpoint, then runs it in a second process that knows nothing of the build.
 
-    ./quickstart --prompt "The import statement" --max-tokens 64
+./quickstart --prompt "The import statement" --max-tokens 64
 """
 
 import argparse

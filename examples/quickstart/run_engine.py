@@ -1,6 +1,6 @@
 """Runs an engine, and shows that this takes none of the packages that built it.
 
-    python run_engine.py ENGINE PROMPT MAX_TOKENS
+python run_engine.py ENGINE PROMPT MAX_TOKENS
 """
 
 import importlib.abc

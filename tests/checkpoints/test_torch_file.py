@@ -37,6 +37,7 @@ def test_tensors_are_read_exactly(tmp_path: Path, tensors: dict[str, torch.Tenso
     for name, tensor in tensors.items():
         array = file.tensor(name)
         assert not array.flags.writeable
+        assert array.flags.c_contiguous
         np.testing.assert_array_equal(array.astype(np.float32), tensor.detach().float().numpy())
 
 

@@ -48,7 +48,7 @@ TEST("rms norm: close to fp64, with and without a residual, for any width") {
         const Rows rows = run(level, x, r, weight, 1, ParallelFor::serial());
         double squares = 0.0;
         const auto input = [&](std::size_t i) { return r == nullptr ? x[i] : x[i] + residual[i]; };
-        for (std::size_t i = 0; i < hidden; ++i) squares += static_cast<double>(input(i)) * static_cast<double>(input(i));
+        for (std::size_t i = 0; i < hidden; ++i) squares += std::pow(static_cast<double>(input(i)), 2.0);
         const double scale = 1.0 / std::sqrt(squares / static_cast<double>(hidden) + 1e-6);
         for (std::size_t i = 0; i < hidden; ++i) {
           const double exact = static_cast<double>(input(i)) * scale * static_cast<double>(weight[i]);
@@ -97,9 +97,10 @@ TEST("rms norm: a row's bits do not depend on its neighbours, even if they are n
   }
 }
 
-TEST("rms norm: no rows are no work") {
+TEST("rms norm: no rows, or empty ones, are no work") {
   for (const KernelLevel level : levels_of_this_machine()) {
     CHECK(run(level, {}, nullptr, random_values(64, 9), 0, ParallelFor::serial()).y.empty());
+    CHECK(run(level, {}, nullptr, {}, 3, ParallelFor::serial()).y.empty());
   }
 }
 

@@ -26,5 +26,5 @@ def test_the_kernel_is_the_reference(
 
 def test_a_weight_of_another_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     attributes = {"in_features": 4, "out_features": 4, "layout": "x16k1.f32/1"}
-    with pytest.raises(Exception, match="in layout x16k1.f32/1 has 256 bytes, not 192"):
+    with pytest.raises(Exception, match=r"in layout x16k1\.f32/1 has 256 bytes, not 192"):
         run_op(monkeypatch, "portable", NAME, [np.zeros((1, 4), np.float32), np.zeros(192, np.uint8)], attributes)

@@ -183,7 +183,7 @@ def test_a_stop_token_is_in_the_ids_and_not_in_the_text(
     tokenizer: Tokenizer, params: dict[str, Any], stop_token_id: int, stop_reason: int | None
 ) -> None:
     (request,) = make("the", tokenizer, skip_special_tokens=False, **params)
-    events = [TokenEvent(THE[0], 1), TokenEvent(stop_token_id, 2), finished(FinishReason.STOP, stop_token_id)]
+    events: list[Event] = [TokenEvent(THE[0], 1), TokenEvent(stop_token_id, 2), finished(FinishReason.STOP, stop_token_id)]
     (completion,) = answer(request, events).outputs
     assert completion.text == "the"
     assert completion.token_ids == [THE[0], stop_token_id]
@@ -192,13 +192,13 @@ def test_a_stop_token_is_in_the_ids_and_not_in_the_text(
 
 def test_an_ignored_end_of_text_is_a_token_like_others(tokenizer: Tokenizer) -> None:
     (request,) = make("the", tokenizer, ignore_eos=True, skip_special_tokens=False)
-    events = [TokenEvent(EOS_ID, 1), TokenEvent(CAT[0], 2), finished(FinishReason.LENGTH)]
+    events: list[Event] = [TokenEvent(EOS_ID, 1), TokenEvent(CAT[0], 2), finished(FinishReason.LENGTH)]
     assert answer(request, events).outputs[0].text == "</s> cat"
 
 
 def test_special_tokens_are_left_out_of_the_text_by_default(tokenizer: Tokenizer) -> None:
     (request,) = make("the", tokenizer)
-    events = [TokenEvent(BOS_ID, 1), TokenEvent(CAT[0], 2), finished(FinishReason.LENGTH)]
+    events: list[Event] = [TokenEvent(BOS_ID, 1), TokenEvent(CAT[0], 2), finished(FinishReason.LENGTH)]
     assert answer(request, events).outputs[0].text == " cat"
 
 

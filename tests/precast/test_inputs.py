@@ -89,5 +89,5 @@ def test_what_is_no_prompt(inputs: Any, error: type[Exception], message: str) ->
 
 def test_a_long_value_is_cut_in_the_message() -> None:
     with pytest.raises(TypeError) as caught:
-        to_prompts([[None] * 1000])  # type: ignore[list-item]
+        to_prompts([[None] * 1000])  # type: ignore[arg-type]
     assert len(str(caught.value)) < 200

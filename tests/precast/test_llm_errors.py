@@ -43,8 +43,10 @@ def change_manifest(engine: Path, **members: Any) -> None:
         ([2**40], f"the prompt has token id {2**40} at position 0, outside the vocabulary of 320"),
         (
             ["print(", [5] * 256],
-            "prompt 1 has 256 tokens, and max_seq_len 256 must hold it and at least one more: shorten it, set "
-            "truncate_prompt_tokens, or load with a larger max_seq_len or kv_cache_bytes",
+            (
+                "prompt 1 has 256 tokens, and max_seq_len 256 must hold it and at least one more: shorten it, set "
+                "truncate_prompt_tokens, or load with a larger max_seq_len or kv_cache_bytes"
+            ),
         ),
         ({"promt": "print("}, 'the prompt must be {"prompt": str} or {"prompt_token_ids": list of int}, got a dict '),
         (["a", "b"], "1 sampling_params for 2 prompts: give one for all, or one each"),
@@ -65,7 +67,9 @@ def test_a_bad_prompt_is_refused_before_anything_runs(llm: LLM, inputs: Any, mes
 )
 def test_sampling_params_of_another_type(llm: LLM, params: Any) -> None:
     before = llm.get_stats()
-    with pytest.raises(TypeError, match="sampling_params must be SamplingParams or a sequence of them, got (dict|str)"):
+    with pytest.raises(
+        TypeError, match=r"^sampling_params must be SamplingParams or .*, got (dict|str)$"
+    ):
         llm.generate(["a"], params, use_tqdm=False)
     assert llm.get_stats() == before
 
@@ -90,8 +94,10 @@ def test_after_a_refusal_it_goes_on(llm: LLM) -> None:
         ({"dtype": "float32"}, "dtype cannot change it. Build another one: precast build .* --dtype float32$"),
         (
             {"tokens_per_block": 32, "kv_cache_dtype": "bfloat16"},
-            "kv_cache_dtype, tokens_per_block cannot change it. Build another one: "
-            "precast build CHECKPOINT --output DIR --kv-cache-dtype bfloat16 --tokens-per-block 32$",
+            (
+                "kv_cache_dtype, tokens_per_block cannot change it. Build another one: "
+                "precast build CHECKPOINT --output DIR --kv-cache-dtype bfloat16 --tokens-per-block 32$"
+            ),
         ),
         ({"revision": "main"}, "revision cannot change it. Build another one: .* --revision main$"),
         ({"workspace": "here"}, "workspace is where a checkpoint is built, leave it out"),
@@ -129,9 +135,7 @@ def test_a_limit_above_the_engines_is_lowered_with_one_warning(
     assert warnings == ["max_seq_len=1000 is more than this engine can do: 256 is used"]
 
 
-def test_a_limit_below_the_engines_holds(
-    tiny_engine: Callable[..., Path], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_limit_below_the_engines_holds(tiny_engine: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
     with LLM(tiny_engine("gqa"), max_model_len=10) as llm:
         output = llm.generate([5] * 4, SamplingParams(max_tokens=None, ignore_eos=True), use_tqdm=False)
         assert output.outputs[0].length == 6
@@ -207,7 +211,7 @@ def test_verify_passes_a_sound_engine(tiny_engine: Callable[..., Path]) -> None:
 
 def test_a_newer_format(copy: Path) -> None:
     change_manifest(copy, format=2, precast_version="9.0.0")
-    with pytest.raises(EngineError, match="engine format 2 of precast \"?9.0.0\"? is newer than format 1"):
+    with pytest.raises(EngineError, match=r"engine format 2 of precast 9\.0\.0 is newer than format 1"):
         LLM(copy)
 
 
@@ -248,4 +252,3 @@ def test_saving_over_something_else_is_refused(llm: LLM, tmp_path: Path) -> None
     with pytest.raises(EngineError, match=f"^{tmp_path}: exists and is not an engine"):
         llm.save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-

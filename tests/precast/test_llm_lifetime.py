@@ -163,7 +163,7 @@ def test_after_shutdown_everything_says_so(tiny_engine: Callable[..., Path], tmp
         lambda: llm.__enter__().generate("print("),
     ]
     for use in uses:
-        with pytest.raises(RuntimeError, match="^LLM is shutting down$"):
+        with pytest.raises(RuntimeError, match=r"^LLM is shutting down$"):
             use()
     assert num_engine_threads() == 0
 
@@ -193,7 +193,7 @@ def test_shutdown_cancels_what_runs(tiny_engine: Callable[..., Path]) -> None:
 def test_a_forgotten_llm_ends_its_engine(tiny_engine: Callable[..., Path]) -> None:
     llm = LLM(tiny_engine("gqa"))
     llm.generate("print(", GREEDY, use_tqdm=False)
-    engine = weakref.ref(llm._engine)  # type: ignore[type-var]
+    engine = weakref.ref(llm._engine)
     assert num_engine_threads() == 1
     del llm
     gc.collect()
@@ -215,7 +215,7 @@ def test_a_forgotten_llm_removes_what_it_has_built(
 def test_a_failed_load_leaves_no_thread(tiny_engine: Callable[..., Path], tmp_path: Path) -> None:
     shutil.copy(tiny_engine("gqa") / "tokenizer" / "tokenizer.json", tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match="tokenizer.json cannot be read: "):
+    with pytest.raises(ValueError, match=r"tokenizer\.json cannot be read: "):
         LLM(tiny_engine("gqa"), tokenizer=tmp_path)
     assert num_engine_threads() == 0
 

@@ -101,7 +101,7 @@ def test_numbers_of_numpy_become_plain_ones() -> None:
         max_tokens=np.int64(3),
         temperature=np.float32(0.5),
         seed=np.uint64(2**64 - 1),
-        stop_token_ids=np.array([4, 5]),
+        stop_token_ids=np.array([4, 5]),  # type: ignore[arg-type]
     )
     assert params == SamplingParams(max_tokens=3, temperature=0.5, seed=2**64 - 1, stop_token_ids=(4, 5))
     values = (params.max_tokens, params.temperature, params.seed, *(params.stop_token_ids or ()))

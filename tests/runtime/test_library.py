@@ -4,6 +4,7 @@ import ctypes
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_every_struct_of_the_header_is_declared() -> None:
     assert with_fields == set(STRUCTS)
 
 
-C_TYPES = {
+C_TYPES: dict[str, Any] = {
     "int32_t": ctypes.c_int32,
     "uint32_t": ctypes.c_uint32,
     "int64_t": ctypes.c_int64,
@@ -111,10 +112,10 @@ def matches(c_type: str, declared: object) -> bool:
         return declared is ctypes.POINTER(STRUCTS[pointee])
     if pointee in C_TYPES:
         return declared is ctypes.POINTER(C_TYPES[pointee])
+    if pointee.endswith("*") and pointee[:-1] in STRUCTS:
+        return declared is ctypes.POINTER(ctypes.POINTER(STRUCTS[pointee[:-1]]))
     if pointee.endswith("*"):
-        inner = pointee[:-1]
-        expected = ctypes.POINTER(STRUCTS[inner]) if inner in STRUCTS else ctypes.c_void_p
-        return declared is ctypes.POINTER(expected)
+        return declared is ctypes.POINTER(ctypes.c_void_p)
     return declared is ctypes.c_void_p  # an opaque handle
 
 

@@ -5,16 +5,22 @@ Standard library only, so that the split can be tested without torch or transfor
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 MIN_SHARED_CHARS = 40
 """A paragraph shorter than this ("Note:", "Changed in version 3.8.") may occur on both sides of the split."""
 
+WRAP_COLUMNS = 70
+"""Where the topics' prose is wrapped: the width of Sphinx's text builder, which wrote them."""
+
+_LIST_MARK = re.compile(r"\* +|\d+\. +")
+
 
 @dataclass(frozen=True)
 class Split:
-    """Topic name -> normalised text, for both sides. No topic is on both sides."""
+    """Topic name -> normalised and unwrapped text, for both sides. No topic is on both sides."""
 
     training: Mapping[str, str]
     held_out: Mapping[str, str]
@@ -37,6 +43,42 @@ def python_topics() -> dict[str, str]:
 def normalise(text: str) -> str:
     """Strips trailing blanks from every line and empty lines from both ends; ends with one newline."""
     return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n") + "\n"
+
+
+def unwrap(text: str) -> str:
+    """Joins the lines of wrapped prose, so that a line break means something and every word keeps its space.
+
+    A break is taken for a wrap if and only if
+    1. the next line starts where the text of this one does: at its indentation, behind a list mark if there is one;
+    2. the next line's first word would not have fitted into `WRAP_COLUMNS`; and
+    3. neither line is a table's, which begins with "|" or "+".
+    """
+    lines: list[str] = []
+    last_line, text_column = "", 0  # of the paragraph so far: its last line as it stood, and where its text starts
+    for line in text.split("\n"):
+        if _is_wrapped(last_line, text_column, line):
+            lines[-1] += " " + line.lstrip()
+        else:
+            lines.append(line)
+            text_column = _text_column(line)
+        last_line = line
+    return "\n".join(lines)
+
+
+def _is_wrapped(last_line: str, text_column: int, line: str) -> bool:
+    if not last_line.strip() or not line.strip():
+        return False
+    if last_line.lstrip().startswith(("|", "+")) or line.lstrip().startswith(("|", "+")):
+        return False
+    indentation = len(line) - len(line.lstrip())
+    first_word = line.split(maxsplit=1)[0]
+    return indentation == text_column and len(last_line) + 1 + len(first_word) > WRAP_COLUMNS
+
+
+def _text_column(line: str) -> int:
+    indentation = len(line) - len(line.lstrip())
+    mark = _LIST_MARK.match(line, indentation)
+    return mark.end() if mark else indentation
 
 
 def paragraphs(text: str) -> list[str]:
@@ -65,7 +107,7 @@ def split_topics(topics: Mapping[str, str], hold_out_every: int) -> Split:
 def _without_repeats(topics: Mapping[str, str]) -> dict[str, str]:
     first_with_text: dict[str, str] = {}
     for name in sorted(topics):
-        first_with_text.setdefault(normalise(topics[name]), name)
+        first_with_text.setdefault(unwrap(normalise(topics[name])), name)
     return {name: text for text, name in first_with_text.items()}
 
 

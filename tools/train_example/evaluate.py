@@ -44,6 +44,6 @@ def draw_sample(
     settings = GenerationConfig.from_dict(model.generation_config.to_dict())
     settings.max_new_tokens = SAMPLE_TOKENS
     if greedy:
-        settings.do_sample, settings.temperature, settings.top_p = False, None, None
+        settings.do_sample, settings.temperature, settings.top_p = False, 1.0, 1.0
     continued_1T = model.generate(prompt_1T, generation_config=settings)  # type: ignore[misc]  # transformers types self twice
     return Sample(prompt, greedy, str(tokenizer.decode(continued_1T[0], skip_special_tokens=True)))

@@ -62,8 +62,8 @@ float sum_of_lanes(__m512 sum16) noexcept {
   return _mm_cvtss_f32(_mm_add_ss(sum2, _mm_movehdup_ps(sum2)));
 }
 
-// Replaces a row's scores by probabilities, and takes the maximum and the sum on the way. Lanes of the last tile that the
-// row does not see count as -infinity, so that their probability is exactly 0.
+// Replaces a row's scores by probabilities, and takes the maximum and the sum on the way. Lanes of the last tile that
+// the row does not see count as -infinity, so that their probability is exactly 0.
 template <typename Cache>
 void softmax_row(const Split<Cache>& split, std::size_t row) noexcept {
   const std::size_t last_tile = (split.args.num_visible[row] - 1) / num_lanes;

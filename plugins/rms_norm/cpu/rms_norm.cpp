@@ -36,6 +36,7 @@ void run_rows(RowKernel kernel, const RmsNormArgs& args, std::size_t begin, std:
 }  // namespace
 
 void rms_norm(KernelLevel level, const RmsNormArgs& args, const ParallelFor& parallel_for) {
+  if (args.num_tokens == 0 || args.hidden_size == 0) return;
   const RowKernel kernel = row_kernel(level);
   const std::size_t rows_per_task = std::max(elements_per_task, args.hidden_size) / args.hidden_size;
   if (args.num_tokens <= rows_per_task) {

@@ -1,14 +1,11 @@
 #include "tools/bench/kernels/machine_limits.h"
 
-#include <chrono>
 #include <cstdint>
+
+#include "tools/bench/kernels/stopwatch.h"
 
 namespace precast::bench {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // 64 bytes, a cache line: one register or several, as the compiler finds.
 using Line = std::uint64_t __attribute__((vector_size(64)));
@@ -32,9 +29,9 @@ std::size_t sum_lines(const std::byte* memory, std::size_t count) {
 double read_bandwidth(const std::byte* memory, std::size_t size_bytes, const ParallelFor& parallel_for) {
   const std::size_t parts = parallel_for.threads() * 8;
   const std::size_t lines = size_bytes / 64 / parts;
-  const auto start = Clock::now();
+  const Stopwatch stopwatch(parallel_for.threads() == 1);
   parallel_for(parts, [&](std::size_t i) { kept_size = sum_lines(memory + i * lines * 64, lines); });
-  return static_cast<double>(parts * lines * 64) / seconds_since(start);
+  return static_cast<double>(parts * lines * 64) / stopwatch.seconds();
 }
 
 double peak_flops([[maybe_unused]] KernelLevel level, [[maybe_unused]] WeightLayout layout,
@@ -45,9 +42,9 @@ double peak_flops([[maybe_unused]] KernelLevel level, [[maybe_unused]] WeightLay
     const bool f32 = layout == WeightLayout::x16k1_f32;
     const double flops_per_repeat = 24 * 16 * (f32 ? 2 : 4);
     const std::size_t parts = parallel_for.threads() * 4;
-    const auto start = Clock::now();
+    const Stopwatch stopwatch(parallel_for.threads() == 1);
     parallel_for(parts, [&](std::size_t) { kept_float = f32 ? peak_f32_avx512(repeats) : peak_bf16_avx512(repeats); });
-    return static_cast<double>(parts * repeats) * flops_per_repeat / seconds_since(start);
+    return static_cast<double>(parts * repeats) * flops_per_repeat / stopwatch.seconds();
   }
 #endif
   return 0.0;

@@ -1,14 +1,16 @@
 // Times Linear against what the machine can do in the same second.
 //
-//   precast_bench_kernels [--level portable|avx512] [--threads N] [--runs N] [--rows N] [--k N] [--n N]
+//   cmake -S . -B build/bench -G Ninja -DPRECAST_BUILD_BENCH=ON
+//   cmake --build build/bench --target precast_bench_kernels
+//   build/bench/tools/bench/kernels/precast_bench_kernels
+//       [--level portable|avx512] [--threads N] [--runs N] [--rows N] [--k N] [--n N]
 //
 // Every run of a case reads other weights, so that they come from memory as in a model, and stands between a reading of
 // the memory bandwidth and one of the peak of the multiplying instruction. Printed: medians of GB/s (of packed weights)
-// and GF/s, and medians of their ratios to the two.
+// and GF/s, and medians of their ratios to the two. On a busy machine --threads 1 is the figure to trust (stopwatch.h).
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -18,6 +20,7 @@
 #include "plugins/linear/cpu/linear.h"
 #include "tools/bench/kernels/machine_limits.h"
 #include "tools/bench/kernels/spinning_threads.h"
+#include "tools/bench/kernels/stopwatch.h"
 
 namespace precast::bench {
 namespace {
@@ -111,9 +114,8 @@ class LinearBench {
  private:
   // Seconds of one call, the mean of as many as fill a few milliseconds.
   double time_once(const LinearShape& shape, std::size_t rows, std::size_t size_bytes) {
-    using Clock = std::chrono::steady_clock;
     const std::size_t num_matrices = memory_.size_bytes / size_bytes;
-    const auto start = Clock::now();
+    const Stopwatch stopwatch(options_.threads == 1);
     std::size_t calls = 0;
     double seconds = 0;
     while (calls == 0 || (seconds < 0.01 && calls < num_matrices)) {
@@ -126,7 +128,7 @@ class LinearBench {
               .y = y_.data()},
              parallel_for_, scratch_);
       ++calls;
-      seconds = std::chrono::duration<double>(Clock::now() - start).count();
+      seconds = stopwatch.seconds();
     }
     return seconds / static_cast<double>(calls);
   }
