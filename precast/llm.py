@@ -148,7 +148,9 @@ class LLM:
         outputs = [request.output for request in requests]
         return outputs[0] if is_single(inputs) else outputs
 
-    def stream(self, inputs: PromptInput, sampling_params: SamplingParams | None = None) -> Generator[RequestOutput, None, None]:
+    def stream(
+        self, inputs: PromptInput, sampling_params: SamplingParams | None = None
+    ) -> Generator[RequestOutput, None, None]:
         """Continues one prompt and gives its RequestOutput, the same object again and again, as tokens arrive.
 
         Leaving the loop early cancels the request. With ``n`` > 1 the outputs come one after the other.

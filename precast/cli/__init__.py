@@ -7,6 +7,7 @@ Results go to stdout, everything else to stderr. Exit status 0: done; 1: an erro
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -30,6 +31,9 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line, by default that of the process. Returns the exit status."""
     args = _make_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character is no reason to stop
+            stream.reconfigure(errors="replace")
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
     try:
         status: int = args.run(args)

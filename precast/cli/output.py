@@ -9,8 +9,8 @@ from typing import Any
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One object on one line, so that a program can read a stream of them."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+    """One object on one line of ASCII, so that a program can read a stream of them in any locale."""
+    print(json.dumps(value, allow_nan=False), flush=True)
 
 
 def print_table(rows: Sequence[Sequence[object]], *, indent: str = "") -> None:

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/native/src/concat.h"
 #include "runtime/native/src/json.h"
 #include "runtime/native/src/weights_index.h"
 #include "tests/native/check.h"
@@ -104,15 +105,19 @@ struct Dumper {
   std::string operator()(const std::string& text) const { return dump_text(text); }
   std::string operator()(const JsonValue::Array& elements) const {
     std::string text;
-    for (const JsonValue& element : elements) text += (text.empty() ? "" : ",") + dump(element);
-    return "[" + text + "]";
+    for (const JsonValue& element : elements) {
+      if (!text.empty()) text += ',';
+      text += dump(element);
+    }
+    return concat('[', text, ']');
   }
   std::string operator()(const JsonValue::Object& members) const {
     std::string text;
     for (const JsonMember& member : members) {
-      text += (text.empty() ? "" : ",") + dump_text(member.name) + ":" + dump(member.value);
+      if (!text.empty()) text += ',';
+      text += concat(dump_text(member.name), ':', dump(member.value));
     }
-    return "{" + text + "}";
+    return concat('{', text, '}');
   }
 };
 

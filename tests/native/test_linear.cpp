@@ -6,35 +6,24 @@
 #include <cfenv>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "plugins/cpu/bf16.h"
 #include "tests/native/check.h"
+#include "tests/native/kernel_inputs.h"
 #include "tests/native/packed_matrix.h"
 #include "tests/native/parallel.h"
 
 namespace precast {
 namespace {
 
+using test::levels_of_this_machine;
+using test::random_values;
+using test::same_bits;
+
 constexpr WeightLayout layouts[] = {WeightLayout::x16k1_f32, WeightLayout::x16k2_bf16};
-
-std::vector<KernelLevel> levels() {
-  std::vector<KernelLevel> all = {KernelLevel::portable};
-  if (supports(KernelLevel::avx512)) all.push_back(KernelLevel::avx512);
-  return all;
-}
-
-std::vector<float> random_numbers(std::size_t count, std::uint32_t seed) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> numbers(count);
-  for (float& number : numbers) number = normal(generator);
-  return numbers;
-}
 
 // A Linear and rows to put through it.
 struct World {
@@ -48,9 +37,9 @@ struct World {
   World(WeightLayout layout, std::size_t in_features, std::size_t out_features, std::size_t rows)
       : shape{in_features, out_features, layout},
         num_rows(rows),
-        x(random_numbers(rows * in_features, 1)),
-        w(random_numbers(out_features * in_features, 2)),
-        bias(random_numbers(out_features, 3)),
+        x(random_values(rows * in_features, 1)),
+        w(random_values(out_features * in_features, 2)),
+        bias(random_values(out_features, 3)),
         weight(test::packed(layout, out_features, in_features, w)) {}
 
   LinearArgs args(std::size_t first_row, std::size_t rows, float* y) const {
@@ -101,11 +90,6 @@ struct World {
   }
 };
 
-// Bit for bit, also of NaNs and zeros.
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
 std::string describe(const World& world, KernelLevel level, std::size_t rows) {
   return std::string(id(world.shape.layout)) + " " + std::string(name(level)) + " K=" +
          std::to_string(world.shape.in_features) + " N=" + std::to_string(world.shape.out_features) +
@@ -116,7 +100,7 @@ void check_rows_in_batches(const World& world, const std::vector<std::size_t>& b
   test::ThreadsForTests two(2);
   test::ThreadsForTests three(3);
   test::BackwardsForTests backwards(5);
-  for (const KernelLevel level : levels()) {
+  for (const KernelLevel level : levels_of_this_machine()) {
     const std::vector<float> alone = world.rows_alone(level);
     for (const std::size_t rows : batches) {
       const std::vector<float> expected(alone.begin(),
@@ -159,7 +143,7 @@ TEST("linear: every level computes the formula of the schema, bit for bit") {
   for (const WeightLayout layout : layouts) {
     for (const std::size_t in_features : {1u, 2u, 63u, 64u, 257u}) {
       const World world(layout, in_features, 35, 3);
-      for (const KernelLevel level : levels()) {
+      for (const KernelLevel level : levels_of_this_machine()) {
         const std::vector<float> y = world.run(level, 0, world.num_rows);
         for (std::size_t i = 0; i < y.size(); ++i) {
           const float expected = world.formula(level, i / world.shape.out_features, i % world.shape.out_features);
@@ -175,7 +159,7 @@ TEST("linear: every level computes the formula of the schema, bit for bit") {
 TEST("linear: the error against fp64 is that of fp32 sums") {
   for (const WeightLayout layout : layouts) {
     const World world(layout, 4096, 48, 20);
-    for (const KernelLevel level : levels()) {
+    for (const KernelLevel level : levels_of_this_machine()) {
       const std::vector<float> y = world.run(level, 0, world.num_rows);
       double largest = 0.0;
       double largest_error = 0.0;
@@ -200,7 +184,7 @@ TEST("linear: without a bias sums start at zero") {
   for (const WeightLayout layout : layouts) {
     World world(layout, 20, 18, 3);
     world.bias.assign(18, 0.0f);
-    for (const KernelLevel level : levels()) {
+    for (const KernelLevel level : levels_of_this_machine()) {
       std::vector<float> y(3 * 18);
       LinearArgs args = world.args(0, 3, y.data());
       args.bias = nullptr;
@@ -214,7 +198,7 @@ TEST("linear: without a bias sums start at zero") {
 TEST("linear: a NaN or an infinity stays in its row") {
   for (const WeightLayout layout : layouts) {
     World world(layout, 33, 40, 12);
-    for (const KernelLevel level : levels()) {
+    for (const KernelLevel level : levels_of_this_machine()) {
       const std::vector<float> clean = world.run(level, 0, 12);
       World sick = world;
       sick.x[5 * 33 + 32] = std::numeric_limits<float>::quiet_NaN();
@@ -240,7 +224,7 @@ TEST("linear: bf16 weights round their inputs to bf16, ties to even, at every le
   world.weight = test::packed(world.shape.layout, 1, 1, {1.0f});
   world.x.assign(16, std::bit_cast<float>(0x3F808000u));  // halfway between 0x3F80 and 0x3F81
   world.x[1] = std::bit_cast<float>(0x3F818000u);         // halfway between 0x3F81 and 0x3F82
-  for (const KernelLevel level : levels()) {
+  for (const KernelLevel level : levels_of_this_machine()) {
     for (const std::size_t rows : {2u, 16u}) {
       const std::vector<float> y = world.run(level, 0, rows);
       CHECK_EQ(y[0], std::bit_cast<float>(0x3F800000u));
@@ -252,7 +236,7 @@ TEST("linear: bf16 weights round their inputs to bf16, ties to even, at every le
 TEST("linear: the host program's rounding mode changes nothing") {
   for (const WeightLayout layout : layouts) {
     const World world(layout, 50, 20, 3);
-    for (const KernelLevel level : levels()) {
+    for (const KernelLevel level : levels_of_this_machine()) {
       const std::vector<float> expected = world.run(level, 0, 3);
       std::fesetround(FE_UPWARD);
       const std::vector<float> y = world.run(level, 0, 3);
@@ -269,7 +253,7 @@ TEST("linear: of subnormal numbers, avx512 takes those of a bf16 layout for zero
     world.bias = {0.0f};
     world.x = {subnormal};
     world.weight = test::packed(layout, 1, 1, {0x1p10f});
-    for (const KernelLevel level : levels()) {
+    for (const KernelLevel level : levels_of_this_machine()) {
       const bool flushed = level == KernelLevel::avx512 && layout == WeightLayout::x16k2_bf16;
       CHECK_EQ(world.run(level, 0, 1)[0], flushed ? 0.0f : 0x1p-120f);
     }
@@ -279,7 +263,7 @@ TEST("linear: of subnormal numbers, avx512 takes those of a bf16 layout for zero
 TEST("linear: a weight need not start at a cache line") {
   for (const WeightLayout layout : layouts) {
     World world(layout, 21, 34, 5);
-    for (const KernelLevel level : levels()) {
+    for (const KernelLevel level : levels_of_this_machine()) {
       const std::vector<float> expected = world.run(level, 0, 5);
       World shifted = world;
       shifted.weight = test::packed(layout, 34, 21, world.w, 4);

@@ -27,9 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     empty = tmp_path_factory.mktemp("cwd")
 
     def run(*command: str | Path, cwd: Path = empty, env: dict[str, str] | None = None) -> str:
-        done = subprocess.run(
-            command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False
-        )
+        done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False)
         if done.returncode != 0:
             line = " ".join(map(str, command))
             pytest.fail(f"{line}\nexit status {done.returncode}\n{done.stdout}{done.stderr}", pytrace=False)

@@ -12,9 +12,7 @@ import pytest
 ROOMS = ("builder", "checkpoints", "plugins", "runtime")
 
 
-def test_import_contracts_hold_in_the_wheel(
-    wheel_site: Path, repository: Path, run: Callable[..., str]
-) -> None:
+def test_import_contracts_hold_in_the_wheel(wheel_site: Path, repository: Path, run: Callable[..., str]) -> None:
     """Without `site` (-S), the finder of an editable install is not there, and the wheel is what is read."""
     installed = sysconfig.get_path("purelib"), sysconfig.get_path("platlib")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(wheel_site), *dict.fromkeys(installed)])}

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-WITHOUT_NATIVE = (
-    "from scikit_build_core.build import build_editable; build_editable('dist', {'wheel.cmake': 'false'})"
-)
+WITHOUT_NATIVE = "from scikit_build_core.build import build_editable; build_editable('dist', {'wheel.cmake': 'false'})"
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +16,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path
     """A copy of the Python files, so that the test may add one."""
     copy = tmp_path_factory.mktemp("checkout")
     for name in ("precast", "builder", "checkpoints", "plugins", "runtime"):
-        shutil.copytree(
-            repository / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "native", "cpu")
-        )
+        shutil.copytree(repository / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "native", "cpu"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "CMakeLists.txt"):
         shutil.copy(repository / name, copy)
     return copy
@@ -49,9 +45,7 @@ def test_each_room_is_imported_from_the_checkout(
     assert run_installed(run, editable_site, find) == f"{checkout / room / '__init__.py'}\n"
 
 
-@pytest.mark.parametrize(
-    ("folder", "module"), [("precast", "precast.added"), ("builder", "precast.builder.added")]
-)
+@pytest.mark.parametrize(("folder", "module"), [("precast", "precast.added"), ("builder", "precast.builder.added")])
 def test_a_new_file_is_seen(
     checkout: Path, editable_site: Path, folder: str, module: str, run: Callable[..., str]
 ) -> None:

@@ -43,6 +43,4 @@ def test_objects_of_a_kernel_level_define_no_shared_functions(
         for line in run("nm", "--demangle", "--defined-only", path).splitlines()
         if re.match(r"\w+ [WuV] (?!DW\.ref\.)", line)
     ]
-    assert weak == [], (
-        "move these into an anonymous namespace, or keep them out of the files of a kernel level"
-    )
+    assert weak == [], "move these into an anonymous namespace, or keep them out of the files of a kernel level"

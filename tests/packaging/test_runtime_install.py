@@ -40,9 +40,7 @@ def test_import_runtime_does_not_load_the_builder(runtime_python: Path, run: Cal
 
 
 def test_the_public_names_can_be_imported(runtime_python: Path, run: Callable[..., str]) -> None:
-    names = run(
-        runtime_python, "-I", "-c", "from precast import *; print(LLM.__module__, SamplingParams.__module__)"
-    )
+    names = run(runtime_python, "-I", "-c", "from precast import *; print(LLM.__module__, SamplingParams.__module__)")
     assert names == "precast.llm precast.sampling_params\n"
 
 

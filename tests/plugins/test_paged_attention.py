@@ -28,7 +28,8 @@ def attributes(layout: str = "kv16.f32/1", heads: int = 4, kv_heads: int = 2, di
 
 def inverse_frequencies(rotary_dim: int) -> Float32:
     exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
-    return (np.float32(1) / np.float32(10000) ** exponents).astype(np.float32)
+    frequencies: Float32 = (np.float32(1) / np.float32(10000) ** exponents).astype(np.float32)
+    return frequencies
 
 
 def dense_attention(qkv: Float32, op: PagedAttentionAttributes, inv_freq: Float32 | None) -> Float32:
@@ -38,12 +39,13 @@ def dense_attention(qkv: Float32, op: PagedAttentionAttributes, inv_freq: Float3
     if inv_freq is not None:
         positions = np.arange(num_tokens)
         q, k = (rotate(x, positions, inv_freq, op.rope_scaling) for x in (q, k))
-    k, v = (np.repeat(x.astype(np.float64), op.queries_per_kv, axis=1) for x in (k, v))
-    scores = np.einsum("thd,jhd->htj", q.astype(np.float64), k) * op.scale
+    keys, values = (np.repeat(x.astype(np.float64), op.queries_per_kv, axis=1) for x in (k, v))
+    scores = np.einsum("thd,jhd->htj", q.astype(np.float64), keys) * op.scale
     scores = np.where(np.tri(num_tokens, dtype=bool), scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    return np.einsum("htj,jhd->thd", weights, v).reshape(num_tokens, -1).astype(np.float32)
+    output: Float32 = np.einsum("htj,jhd->thd", weights, values).reshape(num_tokens, -1).astype(np.float32)
+    return output
 
 
 def relative_error(a: Float32, b: Float32) -> float:
@@ -143,10 +145,9 @@ def test_it_is_torchs_attention() -> None:
     op = attributes(heads=6, kv_heads=2, dim=16)
     tokens = random_tokens(op, 40, 3)
     (output,) = World(op, [tokens], None).step([(0, 0, 40)])
-    q, k, v = (torch.from_numpy(x.copy()) for x in np.split(tokens.reshape(40, 10, 16), [6, 8], axis=1))
-    expected = torch.nn.functional.scaled_dot_product_attention(
-        *(x.transpose(0, 1)[None] for x in (q, k, v)), is_causal=True, enable_gqa=True
-    )
+    parts = np.split(tokens.reshape(40, 10, 16), [6, 8], axis=1)
+    q, k, v = (torch.from_numpy(x.copy()).transpose(0, 1)[None] for x in parts)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     np.testing.assert_allclose(output, expected[0].transpose(0, 1).reshape(40, -1).numpy(), atol=2e-6)
 
 

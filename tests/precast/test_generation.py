@@ -183,7 +183,8 @@ def test_a_stop_token_is_in_the_ids_and_not_in_the_text(
     tokenizer: Tokenizer, params: dict[str, Any], stop_token_id: int, stop_reason: int | None
 ) -> None:
     (request,) = make("the", tokenizer, skip_special_tokens=False, **params)
-    events: list[Event] = [TokenEvent(THE[0], 1), TokenEvent(stop_token_id, 2), finished(FinishReason.STOP, stop_token_id)]
+    stopped = finished(FinishReason.STOP, stop_token_id)
+    events: list[Event] = [TokenEvent(THE[0], 1), TokenEvent(stop_token_id, 2), stopped]
     (completion,) = answer(request, events).outputs
     assert completion.text == "the"
     assert completion.token_ids == [THE[0], stop_token_id]

@@ -67,9 +67,7 @@ def test_a_bad_prompt_is_refused_before_anything_runs(llm: LLM, inputs: Any, mes
 )
 def test_sampling_params_of_another_type(llm: LLM, params: Any) -> None:
     before = llm.get_stats()
-    with pytest.raises(
-        TypeError, match=r"^sampling_params must be SamplingParams or .*, got (dict|str)$"
-    ):
+    with pytest.raises(TypeError, match=r"^sampling_params must be SamplingParams or .*, got (dict|str)$"):
         llm.generate(["a"], params, use_tqdm=False)
     assert llm.get_stats() == before
 

@@ -103,6 +103,38 @@ def test_normalise_is_idempotent_and_ends_with_one_newline(text: str) -> None:
     assert not once.endswith("\n\n")
 
 
+class TestUnwrap:
+    def test_joins_prose_and_the_text_of_a_list_item(self) -> None:
+        first = "* " + "word " * 13 + "end"  # 70 columns: nothing more fits
+        assert corpus.unwrap(f"{first}\n  and on.\n\nShort.\nKept.\n") == f"{first} and on.\n\nShort.\nKept.\n"
+
+    def test_a_word_that_would_have_fitted_was_not_wrapped(self) -> None:
+        first = "x" * 66
+        assert corpus.unwrap(f"{first}\nabc d") == f"{first}\nabc d"  # 66 + 1 + 3 columns is the width
+        assert corpus.unwrap(f"{first}\nabcd") == f"{first} abcd"
+
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            ["x" * 69, "    indented"],
+            ["| " + "cell " * 13 + "|", "| " + "cell " * 13 + "|"],
+            ["A heading " + "x" * 56, "*" * 66],
+            ['rule ::= "' + "x" * 56 + '"', "another ::= rule"],
+            ["call(" + "x" * 60 + ")", ">>> call()"],
+            ["x" * 71, "behind a line that prose cannot have"],
+        ],
+    )
+    def test_leaves_code_tables_headings_and_grammar(self, lines: list[str]) -> None:
+        assert corpus.unwrap("\n".join(lines)) == "\n".join(lines)
+
+    def test_this_pythons_topics_keep_every_word(self) -> None:
+        for text in map(corpus.normalise, corpus.python_topics().values()):
+            unwrapped = corpus.unwrap(text)
+            assert unwrapped.split() == text.split()
+            assert unwrapped.count("\n\n") == text.count("\n\n")
+            assert corpus.unwrap(unwrapped) == unwrapped
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

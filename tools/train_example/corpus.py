@@ -16,6 +16,7 @@ WRAP_COLUMNS = 70
 """Where the topics' prose is wrapped: the width of Sphinx's text builder, which wrote them."""
 
 _LIST_MARK = re.compile(r"\* +|\d+\. +")
+_NOT_PROSE = re.compile(r" *(?:[|+]|>>>|([*=~^-])\1{2,}$|[\w.]+ +::=)")
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ def unwrap(text: str) -> str:
 
     A break is taken for a wrap if and only if
     1. the next line starts where the text of this one does: at its indentation, behind a list mark if there is one;
-    2. the next line's first word would not have fitted into `WRAP_COLUMNS`; and
-    3. neither line is a table's, which begins with "|" or "+".
+    2. this line fits into `WRAP_COLUMNS`, and the next line's first word would not have fitted behind it; and
+    3. neither line is a table's, a heading's underline, a grammar rule or interactive Python.
     """
     lines: list[str] = []
     last_line, text_column = "", 0  # of the paragraph so far: its last line as it stood, and where its text starts
@@ -68,11 +69,11 @@ def unwrap(text: str) -> str:
 def _is_wrapped(last_line: str, text_column: int, line: str) -> bool:
     if not last_line.strip() or not line.strip():
         return False
-    if last_line.lstrip().startswith(("|", "+")) or line.lstrip().startswith(("|", "+")):
+    if _NOT_PROSE.match(last_line) or _NOT_PROSE.match(line):
         return False
     indentation = len(line) - len(line.lstrip())
     first_word = line.split(maxsplit=1)[0]
-    return indentation == text_column and len(last_line) + 1 + len(first_word) > WRAP_COLUMNS
+    return indentation == text_column and len(last_line) <= WRAP_COLUMNS < len(last_line) + 1 + len(first_word)
 
 
 def _text_column(line: str) -> int:

@@ -24,6 +24,7 @@ def precast(capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """`precast("inspect", path)` runs the command in this process."""
 
     def run(*arguments: object) -> Result:
+        capfd.readouterr()  # what making the arguments has written
         try:
             status = main([str(argument) for argument in arguments])
         except SystemExit as exit_:  # argparse
