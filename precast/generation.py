@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import secrets
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -145,7 +145,7 @@ def _make_request(
     tokenizer: Tokenizer | None,
     info: Mapping[str, Any],
 ) -> GeneratedRequest:
-    first_seed = secrets.randbits(63) if params.seed is None else params.seed
+    first_seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
     seeds = [first_seed + i if first_seed + i < 2**64 else first_seed + i - 2**64 for i in range(params.n)]
     completions = [_make_completion(i, token_ids, params, seed, tokenizer, info) for i, seed in enumerate(seeds)]
     output = RequestOutput(

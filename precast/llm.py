@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -179,17 +177,16 @@ class LLM:
         prompts = to_prompts(inputs)
         params = _one_each(self._default_sampling if sampling_params is None else sampling_params, len(prompts))
         return make_requests(
-            prompts, params, tokenizer=self._tokenizer, info=self._running_engine.info, ids=self._request_ids
+            prompts, params, tokenizer=self._tokenizer, info=self._running_engine().info, ids=self._request_ids
         )
 
     def _submit(self, requests: Sequence[GeneratedRequest]) -> None:
-        engine = self._running_engine
+        engine = self._running_engine()
         for request in requests:  # before they run, so that they can be cancelled whenever Ctrl-C comes
             request.handles = engine.reserve(len(request.native_requests))
         natives = [native for request in requests for native in request.native_requests]
         engine.submit(natives, [handle for request in requests for handle in request.handles])
 
-    @property
     def _running_engine(self) -> Engine:
         if self._engine is None:
             raise RuntimeError("LLM is shutting down")
@@ -198,6 +195,8 @@ class LLM:
     # ----------------------------------------------------------------------------------- building, loading, keeping
 
     def _build(self, model: str | os.PathLike[str], dtype: str, revision: str | None, options: Options) -> Path:
+        import tempfile
+
         from precast.building import build
 
         if Path(model).is_dir() and not (Path(model) / "config.json").exists():
@@ -237,7 +236,7 @@ class LLM:
             most = self._engine.info["max_seq_len"]
             logger.warning("max_seq_len=%d is more than this engine can do: %d is used", options.max_seq_len, most)
         if self._tokenizer is not None:
-            self._tokenizer.backend  # noqa: B018  a damaged file is an error of loading, not of the first prompt
+            self._tokenizer.wait()  # a damaged file is an error of loading, not of the first prompt
 
     def save(self, engine_dir: str | os.PathLike[str]) -> None:
         """Writes everything that is needed to run, tokenizer and all, into one directory.
@@ -248,7 +247,7 @@ class LLM:
             EngineError: ``engine_dir`` holds something that is no engine, or the disk is full; nothing is left then.
             RuntimeError: after :meth:`shutdown`, which removes an engine that was only built for this object.
         """
-        self._running_engine  # noqa: B018  raises
+        self._running_engine()
         copy_engine(self.engine_dir, Path(engine_dir), overwrite_engine=True)
 
     def shutdown(self) -> None:
@@ -269,11 +268,11 @@ class LLM:
     @property
     def info(self) -> dict[str, Any]:
         """What was loaded, as of this moment: see ``precast_engine_info``."""
-        return self._running_engine.read_info()
+        return self._running_engine().read_info()
 
     def get_stats(self) -> dict[str, Any]:
         """Counters of this moment: see ``precast_engine_stats``."""
-        return self._running_engine.stats()
+        return self._running_engine().stats()
 
     def __enter__(self) -> LLM:
         return self
@@ -303,6 +302,8 @@ def _check_arguments(
 
 
 def _remove_folder(folder: str, owner_pid: int) -> None:
+    import shutil
+
     if os.getpid() == owner_pid:  # a fork ends with a copy of this object, and its parent still has the folder
         shutil.rmtree(folder, ignore_errors=True)
 

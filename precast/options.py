@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,9 +53,7 @@ def sort_options(options: Mapping[str, Any]) -> Options:
     known = (*RUNTIME_OPTIONS, *BUILD_OPTIONS, *SEQUENCE_LENGTH_OPTIONS, *OTHER_OPTIONS)
     for name in options:
         if name not in known:
-            nearest = difflib.get_close_matches(name, (*known, *ARGUMENTS), n=1)
-            hint = f"; did you mean {nearest[0]}?" if nearest else f"; known are {', '.join(sorted(known))}"
-            raise ValueError(f"unknown option {name}{hint}")
+            raise ValueError(f"unknown option {name}; {_hint(name, known)}")
     lengths = _rename(options, dict.fromkeys(SEQUENCE_LENGTH_OPTIONS, "max_seq_len"))
     return Options(
         build=_rename(options, BUILD_OPTIONS),
@@ -65,6 +62,13 @@ def sort_options(options: Mapping[str, Any]) -> Options:
         verify=bool(options.get("verify", False)),
         workspace=options.get("workspace"),
     )
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    import difflib
+
+    nearest = difflib.get_close_matches(name, (*known, *ARGUMENTS), n=1)
+    return f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(sorted(known))}"
 
 
 def _rename(options: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -39,6 +39,18 @@ class RequestMetrics:
     first_token_ns: int | None = None
     last_token_ns: int | None = None
 
+    @property
+    def first_token_s(self) -> float | None:
+        """From submission to the first token, in seconds; None while there is none."""
+        return None if self.first_token_ns is None else (self.first_token_ns - self.submitted_ns) / 1e9
+
+    @property
+    def decode_s(self) -> float | None:
+        """From the first token to the last, in seconds; None while there is none."""
+        if self.first_token_ns is None or self.last_token_ns is None:
+            return None
+        return (self.last_token_ns - self.first_token_ns) / 1e9
+
 
 @dataclass
 class RequestOutput:

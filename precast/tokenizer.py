@@ -54,9 +54,8 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
 
-    @property
-    def backend(self) -> tokenizers.Tokenizer:
-        """The object of the ``tokenizers`` library, for what this class does not offer.
+    def wait(self) -> None:
+        """Returns when the file has been read.
 
         Raises:
             TokenizerError: the file is damaged, or needs a newer library.
@@ -64,7 +63,13 @@ class Tokenizer:
         self._reader.join()
         if isinstance(self._backend, Exception):
             raise TokenizerError(f"{self._path} cannot be read: {self._backend}") from self._backend
+
+    @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The object of the ``tokenizers`` library, for what this class does not offer. Raises as :meth:`wait`."""
+        self.wait()
         assert self._backend is not None
+        assert not isinstance(self._backend, Exception)
         return self._backend
 
     @property

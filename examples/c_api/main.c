@@ -58,21 +58,24 @@ static bool parse_prompt(const char *text, prompt_t *prompt) {
   return true;
 }
 
-static bool submit(const precast_engine_t *engine, uint64_t id, const prompt_t *prompt) {
+/* Queues `count` prompts, at most MAX_IN_FLIGHT, in one call; the ids of the requests are the prompts' positions. */
+static bool submit(const precast_engine_t *engine, const prompt_t *prompts, size_t first, size_t count) {
   precast_sampling_t sampling;
   precast_sampling_init(&sampling, sizeof sampling);
   sampling.max_tokens = MAX_TOKENS;
   sampling.temperature = 0.0F; /* greedy */
 
-  precast_request_t request;
-  precast_request_init(&request, sizeof request);
-  request.id = id;
-  request.prompt_token_ids = prompt->token_ids;
-  request.num_prompt_tokens = prompt->num_tokens;
-  request.sampling = &sampling;
-
-  const precast_request_t *requests[] = {&request};
-  return !failed(precast_engine_submit(engine, requests, 1), "submitting");
+  precast_request_t requests[MAX_IN_FLIGHT];
+  const precast_request_t *pointers[MAX_IN_FLIGHT];
+  for (size_t i = 0; i < count; ++i) {
+    precast_request_init(&requests[i], sizeof requests[i]);
+    requests[i].id = first + i;
+    requests[i].prompt_token_ids = prompts[first + i].token_ids;
+    requests[i].num_prompt_tokens = prompts[first + i].num_tokens;
+    requests[i].sampling = &sampling;
+    pointers[i] = &requests[i];
+  }
+  return !failed(precast_engine_submit(engine, pointers, count), "submitting");
 }
 
 /* Returns whether the event is a request's last; `*ok` becomes false when the request ended with an error. */
@@ -97,11 +100,12 @@ static bool run(const precast_engine_t *engine, const prompt_t *prompts, size_t 
   size_t num_submitted = 0, num_in_flight = 0;
   bool ok = true;
   while (num_submitted < num_prompts || num_in_flight > 0) {
-    while (num_submitted < num_prompts && num_in_flight < MAX_IN_FLIGHT) {
-      if (!submit(engine, num_submitted, &prompts[num_submitted])) return false;
-      ++num_submitted;
-      ++num_in_flight;
-    }
+    const size_t num_left = num_prompts - num_submitted, room = MAX_IN_FLIGHT - num_in_flight;
+    const size_t num_new = num_left < room ? num_left : room;
+    if (num_new > 0 && !submit(engine, prompts, num_submitted, num_new)) return false;
+    num_submitted += num_new;
+    num_in_flight += num_new;
+
     precast_event_t events[MAX_EVENTS];
     size_t num_events = 0;
     const int64_t no_limit = -1;

@@ -44,15 +44,18 @@ def main(engine: str, prompt: str, max_tokens: int) -> None:
             num_printed = len(text)
 
     num_tokens, metrics = output.outputs[0].length, output.metrics
-    first_token_s = (metrics.first_token_ns - metrics.submitted_ns) / 1e9
-    decode_s = (metrics.last_token_ns - metrics.first_token_ns) / 1e9
-    print(f"\n\nload: {load_s:.3f} s\nfirst token: {first_token_s:.3f} s after the prompt")
-    if decode_s > 0:
-        print(f"speed: {(num_tokens - 1) / decode_s:.1f} tokens/s, {num_tokens} tokens")
-    loaded = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
-    print(f"imported besides precast: {', '.join(sorted(loaded - {'precast', '__main__'})) or 'nothing'}")
+    print(f"\n\nload: {load_s:.3f} s\nfirst token: {metrics.first_token_s:.3f} s after the prompt")
+    if num_tokens > 1:
+        print(f"speed: {(num_tokens - 1) / metrics.decode_s:.1f} tokens/s, {num_tokens} tokens")
+
+
+def packages() -> set[str]:
+    """What has been imported so far, besides the standard library."""
+    return {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
 
 
 if __name__ == "__main__":
+    at_start = packages()
     sys.meta_path.insert(0, Refusal())
     main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    print(f"imported: {', '.join(sorted(packages() - at_start))}")

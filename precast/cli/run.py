@@ -132,27 +132,19 @@ def _answer(llm: LLM, prompt: str, params: SamplingParams, as_json: bool, load_s
         note(_summary(output, load_s))
 
 
-def _first_token_s(output: RequestOutput) -> float:
-    metrics = output.metrics
-    assert metrics.first_token_ns is not None
-    return (metrics.first_token_ns - metrics.submitted_ns) / 1e9
-
-
 def _tokens_per_s(output: RequestOutput) -> float | None:
-    """From the first token to the last; None where there is only one."""
-    metrics, count = output.metrics, output.outputs[0].length
-    assert metrics.first_token_ns is not None
-    assert metrics.last_token_ns is not None
-    duration_ns = metrics.last_token_ns - metrics.first_token_ns
-    return (count - 1) * 1e9 / duration_ns if duration_ns else None
+    """Without the first token, whose time is that of reading the prompt; None where there is no other."""
+    decode_s = output.metrics.decode_s
+    return (output.outputs[0].length - 1) / decode_s if decode_s else None
 
 
 def _summary(output: RequestOutput, load_s: float) -> str:
-    completion, speed = output.outputs[0], _tokens_per_s(output)
+    completion, first_token_s, speed = output.outputs[0], output.metrics.first_token_s, _tokens_per_s(output)
     return (
-        f"loaded in {load_s:.2f} s; {len(output.prompt_token_ids)} tokens in, "
-        f"first token after {_first_token_s(output):.3f} s; {completion.length} tokens out"
-        + (f" at {speed:.1f} tokens/s" if speed else "")
+        f"loaded in {load_s:.2f} s; {len(output.prompt_token_ids)} tokens in"
+        + (f", first token after {first_token_s:.3f} s" if first_token_s is not None else "")
+        + f"; {completion.length} tokens out"
+        + (f" at {speed:.1f} tokens/s" if speed is not None else "")
         + f", ended by {completion.finish_reason}"
     )
 
@@ -168,6 +160,6 @@ def _to_json(output: RequestOutput, load_s: float) -> dict[str, Any]:
         "stop_reason": completion.stop_reason,
         "seed": completion.seed,
         "load_s": load_s,
-        "first_token_s": _first_token_s(output),
+        "first_token_s": output.metrics.first_token_s,
         "tokens_per_s": _tokens_per_s(output),
     }

@@ -56,7 +56,7 @@ class OpSession:
         inputs: Mapping[str, Array | None],
         outputs: Sequence[str],
     ) -> None:
-        values = dataclasses.asdict(attributes) if dataclasses.is_dataclass(attributes) else attributes
+        values = attributes if isinstance(attributes, dict) else dataclasses.asdict(attributes)
         used = {name: example for name, example in inputs.items() if example is not None}
         names = [name if name in used else "" for name in inputs]
         node = helper.make_node(op.NAME, names, outputs, name="the-node", domain=op.DOMAIN, **values)

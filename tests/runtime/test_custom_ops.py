@@ -119,7 +119,7 @@ def test_paged_attention_over_several_steps(options: Any, kv_layout: str, with_r
     ]
     session = None
     for number, (rows, lengths, tables) in enumerate(steps):
-        step = {
+        step: dict[str, Any] = {
             "qkv": random(sum(rows), attributes.qkv_features, seed=number),
             "query_starts": np.array([0, *np.cumsum(rows)], np.int32),
             "context_lengths": np.array(lengths, np.int32),
@@ -216,11 +216,12 @@ def test_wrong_shapes_of_linear(portable: Any) -> None:
     good: dict[str, Any] = {"x": random(2, 8), "weight": np.zeros(512, np.uint8), "bias": random(16)}
     session = OpSession(portable, linear_op, LINEAR, good, ["y"])
     session.run(**good)
-    for changed, message in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"x": random(2, 7)}, r"input x has shape \[2, 7\]; expected \[any, 8\]"),
         ({"weight": np.zeros(448, np.uint8)}, "448"),
         ({"bias": random(15)}, r"input bias has shape \[15\]; expected \[16\]"),
-    ]:
+    ]
+    for changed, message in cases:
         with pytest.raises(REFUSED, match=KERNEL % "Linear" + f".*{message}"):
             session.run(**good | changed)
     session.run(**good)
@@ -255,7 +256,7 @@ def test_wrong_inputs_of_paged_attention(portable: Any) -> None:
     }
     session = OpSession(portable, paged_attention_op, ATTENTION, good, ["output"])
     session.run(**good)
-    for changed, message in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"qkv": random(3, 127)}, r"input qkv has shape \[3, 127\]; expected \[any, 128\]"),
         ({"query_starts": np.array([0, 3], np.int32)}, r"input query_starts has shape \[2\]; expected \[3\]"),
         ({"query_starts": np.array([0, 2, 2], np.int32)}, r"query_starts\[2\] is 2"),
@@ -265,7 +266,8 @@ def test_wrong_inputs_of_paged_attention(portable: Any) -> None:
         ({"block_tables": np.array([[0, 2]], np.int32)}, r"input block_tables has shape \[1, 2\]; expected \[2, any\]"),
         ({"kv": np.zeros((3, 2048), np.uint8)}, r"input kv has shape \[3, 2048\]; expected \[any, 4096\]"),
         ({"inv_freq": random(9)}, "rotary_dim is 18"),
-    ]:
+    ]
+    for changed, message in cases:
         with pytest.raises(REFUSED, match=KERNEL % "PagedAttention" + f".*{message}"):
             session.run(**good | changed)
     session.run(**good)

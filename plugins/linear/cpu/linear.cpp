@@ -8,8 +8,10 @@
 namespace precast {
 namespace {
 
-// Below this much work (weight lines times rows) a task costs less than giving it to another thread.
+// A task of less work than this (weight lines times rows) takes about as long as handing it to another thread.
 constexpr std::size_t smallest_task = 32 * 1024;
+// With fewer rows than this, reading the weights takes longer than multiplying them.
+constexpr std::size_t rows_per_read = 8;
 // More tasks than threads, so that a thread that is late does not hold up the others for long.
 constexpr std::size_t tasks_per_thread = 4;
 // The weights that all panels of a task are multiplied with before the next ones: they stay in the second-level cache.
@@ -31,9 +33,9 @@ Range part(std::size_t total, std::size_t parts, std::size_t index) noexcept {
   return {total * index / parts, total * (index + 1) / parts};
 }
 
-// How one call is cut up. Rows make panels, tiles make groups that a kernel takes at once, lines (of inputs) make blocks.
-// A task is a range of panels times a range of groups, and goes through all the blocks in ascending order: nothing here
-// can change a bit of the result.
+// How one call is cut up. Rows make panels, tiles make groups that a kernel takes at once, lines (of inputs) make
+// blocks. A task is a range of panels times a range of groups, and goes through all the blocks in ascending order:
+// nothing here can change a bit of the result.
 struct Plan {
   std::size_t num_rows;
   std::size_t num_tiles;
@@ -63,7 +65,7 @@ Plan make_plan(const LinearArgs& args, const LinearKernels& kernels, std::size_t
   const std::size_t group_bytes = plan.tiles_per_group * plan.num_lines * line_bytes;
   plan.num_blocks = plan.num_panels == 1 ? 1 : divide_up(group_bytes, block_bytes);
 
-  const std::size_t work = plan.num_rows * plan.num_tiles * plan.num_lines;
+  const std::size_t work = std::max(plan.num_rows, rows_per_read) * plan.num_tiles * plan.num_lines;
   const std::size_t wanted = std::clamp<std::size_t>(work / smallest_task, 1, threads * tasks_per_thread);
   plan.column_parts = std::min(wanted, plan.num_groups);
   const std::size_t row_parts = std::max(divide_up(wanted, plan.column_parts), divide_up(args.num_rows, rows_per_task));

@@ -29,8 +29,8 @@ struct LinearArgs {
   float* y = nullptr;           // [T, N]
 };
 
-// Why these arguments would read out of bounds, in one sentence; empty if they would not. linear() trusts its arguments:
-// whoever has not made them itself asks here first.
+// Why these arguments would read out of bounds, in one sentence; empty if they would not. linear() trusts its
+// arguments: whoever has not made them itself asks here first.
 std::string find_error(const LinearArgs& args);
 
 // Throws std::bad_alloc, before anything is written.

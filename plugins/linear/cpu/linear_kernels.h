@@ -19,8 +19,8 @@ using LinearUnit = std::uint32_t;
 //   weight  the first tile's first line of these; the next tile is tile_bytes away
 //   start   what the sums start from: [rows, columns] with start_stride between rows (0: all rows have the same, the
 //           bias); null: zeros
-//   y       where the sums go: [rows, columns] with y_stride between rows. May be `start` itself, so that a row's inputs
-//           can be worked off in several calls: storing an fp32 sum and loading it again changes no bit
+//   y       where the sums go: [rows, columns] with y_stride between rows. May be `start` itself, so that a row's
+//           inputs can be worked off in several calls: storing an fp32 sum and loading it again changes no bit
 struct LinearBlock {
   const LinearUnit* x;
   const std::byte* weight;
@@ -43,8 +43,8 @@ struct LinearKernels {
   // One row's part of a panel of `rows` rows: `x` [in_features] becomes units[0], units[rows], units[2 * rows], ... in
   // the dtype of the layout, an odd in_features padded with a 0.
   void (*convert_row)(const float* x, std::size_t in_features, LinearUnit* units, std::size_t rows) noexcept;
-  std::size_t most_rows;                   // that one panel may have
-  std::size_t panel_rows;                  // that panels have where one is not enough
+  std::size_t most_rows;                   // that a panel may have if it is the only one
+  std::size_t panel_rows;                  // that panels have, at most, where one is not enough
   Multiply multiply[max_rows][max_tiles];  // [rows - 1][tiles - 1]; null where there is no such kernel
 
   // How many tiles at once the kernel for `rows` rows can take.

@@ -17,7 +17,8 @@ using Units = LinearUnit __attribute__((vector_size(16)));
 constexpr std::size_t num_lanes = 4;
 constexpr std::size_t num_vectors = tile_outputs / num_lanes;
 
-// The two layouts: how a row's unit and the weights of four outputs are added to their sums, in the order of the schema.
+// The two layouts: how a row's unit and the weights of four outputs are added to their sums, in the order of the
+// schema.
 struct F32 {
   static void add_products(Floats& sums, LinearUnit x, Units w) noexcept {
     sums += std::bit_cast<float>(x) * std::bit_cast<Floats>(w);
@@ -80,7 +81,10 @@ void convert_row_bf16(const float* x, std::size_t in_features, LinearUnit* units
 // The sums of two rows take half of the 16 registers that the smallest x86-64 has.
 template <typename Layout>
 constexpr LinearKernels kernels(decltype(LinearKernels::convert_row) convert_row) noexcept {
-  return {.convert_row = convert_row, .most_rows = 2, .panel_rows = 2, .multiply = {{multiply<Layout, 1>}, {multiply<Layout, 2>}}};
+  return {.convert_row = convert_row,
+          .most_rows = 2,
+          .panel_rows = 2,
+          .multiply = {{multiply<Layout, 1>}, {multiply<Layout, 2>}}};
 }
 
 constexpr LinearKernels f32_kernels = kernels<F32>(convert_row_f32);

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 from collections.abc import Callable
@@ -138,6 +139,7 @@ class Terminal:
     def wait_for(self, text: str) -> str:
         """Everything up to and with `text`."""
         while text.encode() not in self._read:
+            assert select.select([self._ours], [], [], 60)[0], f"no {text!r} after {self._read!r}"
             self._read += os.read(self._ours, 1024)
         before, _, self._read = self._read.partition(text.encode())
         return before.decode() + text
