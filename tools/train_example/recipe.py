@@ -21,7 +21,7 @@ class Recipe:
     window_lengths: tuple[int, ...] = (128, 256, 512, 1024)
     """One step each, in turn. Short windows, because prompts are short: in long ones alone, text with little before
     it is rare. Up to `max_tokens`, so that every position which the model accepts was trained."""
-    num_steps: int = 500
+    num_steps: int = 300
     warmup_steps: int = 30
     peak_learning_rate: float = 4e-3
     final_learning_rate: float = 1e-4

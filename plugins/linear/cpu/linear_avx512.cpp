@@ -21,6 +21,7 @@ struct Bf16 {
   }
 };
 
+// Every loop over rows and tiles is unrolled, which makes registers of the arrays.
 template <typename Layout, std::size_t rows, std::size_t tiles>
 void multiply(const LinearBlock& block) noexcept {
   __m512 sums[rows][tiles];

@@ -1,5 +1,7 @@
 """precast run"""
 
+import contextlib
+import itertools
 import json
 import os
 import pty
@@ -12,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from precast import LLM, SamplingParams
+from precast import LLM, SamplingParams, generation
+from precast.cli import run
 from tests.precast.cli.conftest import Result
 
 Precast = Callable[..., Result]
@@ -150,6 +153,14 @@ class Terminal:
     def status(self) -> int:
         return self._process.wait(timeout=60)
 
+    def interrupt(self) -> int:
+        """Ctrl-C until it ends: a signal that comes just before Python sleeps in readline is seen at the next key."""
+        while self._process.poll() is None:
+            self.type("\x03")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=1)
+        return self._process.returncode
+
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -175,11 +186,35 @@ def test_a_conversation(tiny_engine: Callable[..., Path], expected: str) -> None
         terminal.close()
 
 
+def test_ctrl_c_during_an_answer_ends_only_that(
+    precast: Precast, tiny_engine: Callable[..., Path], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter(["print(", "print("])
+    accept_token, num_tokens = generation._Completion.accept_token, itertools.count()
+
+    def interrupt_once(completion: generation._Completion, token_id: int) -> None:
+        if next(num_tokens) == 0:
+            raise KeyboardInterrupt
+        accept_token(completion, token_id)
+
+    def read_line(_: str) -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr(run, "_at_terminal", lambda: True)
+    monkeypatch.setattr("builtins.input", read_line)
+    monkeypatch.setattr(generation._Completion, "accept_token", interrupt_once)
+    result = precast("run", tiny_engine("gqa"), *GREEDY)
+    assert (result.status, result.out) == (0, expected + "\n")
+    assert "\n(stopped)\n" in result.err
+
+
 def test_ctrl_c_at_the_prompt_ends_it(tiny_engine: Callable[..., Path]) -> None:
     terminal = Terminal(tiny_engine("gqa"))
     try:
         terminal.wait_for("> ")
-        terminal.type("\x03")
-        assert terminal.status() == 130
+        assert terminal.interrupt() == 130
     finally:
         terminal.close()

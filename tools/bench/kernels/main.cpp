@@ -14,6 +14,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -34,13 +36,21 @@ struct Options {
   std::size_t out_features = 0;
 };
 
+[[noreturn]] void refuse(const char* argument) {
+  std::fprintf(stderr, "%s is no option, or not with this value; the top of main.cpp lists them\n", argument);
+  std::exit(2);
+}
+
 Options parse(int argc, char** argv) {
   Options options;
-  for (int i = 1; i + 1 < argc; i += 2) {
+  for (int i = 1; i < argc; i += 2) {
+    if (i + 1 == argc) refuse(argv[i]);
     const std::string_view key = argv[i];
     const std::size_t number = std::strtoull(argv[i + 1], nullptr, 10);
     if (key == "--level") {
-      options.level = parse_kernel_level(argv[i + 1]).value_or(options.level);
+      const std::optional<KernelLevel> level = parse_kernel_level(argv[i + 1]);
+      if (!level || !supports(*level)) refuse(argv[i]);
+      options.level = *level;
     } else if (key == "--threads") {
       options.threads = number;
     } else if (key == "--runs") {
@@ -52,8 +62,7 @@ Options parse(int argc, char** argv) {
     } else if (key == "--n") {
       options.out_features = number;
     } else {
-      std::fprintf(stderr, "unknown option %s; the top of main.cpp lists them\n", argv[i]);
-      std::exit(2);
+      refuse(argv[i]);
     }
   }
   return options;
@@ -104,10 +113,11 @@ class LinearBench {
       peak_ratios.push_back(peak > 0 ? flops / seconds / peak : 0);
     }
     const double seconds = median(times);
-    std::printf("%-14s K=%-6zu N=%-6zu rows=%-5zu %7.1f GB/s (%.2f of bandwidth) %8.1f GF/s (%.2f of peak) %10.1f us\n",
-                std::string(id(shape.layout)).c_str(), shape.in_features, shape.out_features, rows,
-                static_cast<double>(size_bytes) / seconds / 1e9, median(bandwidth_ratios), flops / seconds / 1e9,
-                median(peak_ratios), seconds * 1e6);
+    std::printf("%-14s K=%-6zu N=%-6zu rows=%-5zu %10.1f us %7.1f GB/s (%.2f of bandwidth) %8.1f GF/s",
+                std::string(id(shape.layout)).c_str(), shape.in_features, shape.out_features, rows, seconds * 1e6,
+                static_cast<double>(size_bytes) / seconds / 1e9, median(bandwidth_ratios), flops / seconds / 1e9);
+    if (median(peak_ratios) > 0) std::printf(" (%.2f of peak)", median(peak_ratios));
+    std::printf("\n");
     std::fflush(stdout);
   }
 
