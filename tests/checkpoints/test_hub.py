@@ -35,7 +35,14 @@ def resolve(hub_id: str, cache: Path, *, revision: str = "", **environment: str)
     import_path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
     result = subprocess.run(
         [sys.executable, "-c", RESOLVE, hub_id, revision],
-        env={**os.environ, "PYTHONPATH": import_path, "HF_HOME": str(cache), "NO_PROXY": "127.0.0.1", **environment},
+        env={
+            **os.environ,
+            "PYTHONPATH": import_path,
+            "HF_HOME": str(cache),
+            "NO_PROXY": "127.0.0.1",
+            "HF_HUB_OFFLINE": "0",
+            **environment,
+        },
         cwd=cache,
         capture_output=True,
         text=True,

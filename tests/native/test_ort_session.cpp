@@ -72,7 +72,8 @@ bool contains(const std::string& text, const std::string& part) { return text.fi
 
 std::vector<float> rows(const std::vector<float>& logits, std::size_t begin, std::size_t end) {
   const auto width = static_cast<std::ptrdiff_t>(TinyEngine::vocab_size);
-  return {logits.begin() + static_cast<std::ptrdiff_t>(begin) * width, logits.begin() + static_cast<std::ptrdiff_t>(end) * width};
+  return {logits.begin() + static_cast<std::ptrdiff_t>(begin) * width,
+          logits.begin() + static_cast<std::ptrdiff_t>(end) * width};
 }
 
 struct World {
@@ -207,7 +208,8 @@ TEST("an ORT session refuses a graph that does not fit its manifest, and names t
   };
   EngineManifest manifest = world.manifest;
   manifest.ranks[0].kv_caches[1].name = "kv.7";
-  CHECK(contains(refusal_of(manifest), "node \"node8\" (ai.precast.PagedAttention): the manifest lists no KV cache \"kv.1\""));
+  CHECK(contains(refusal_of(manifest),
+                 "node \"node8\" (ai.precast.PagedAttention): the manifest lists no KV cache \"kv.1\""));
   manifest = world.manifest;
   manifest.ranks[0].kv_caches[0].block_bytes *= 2;
   CHECK(contains(refusal_of(manifest), "a block has 2048 bytes, and 4096 in the manifest"));

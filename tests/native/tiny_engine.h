@@ -38,7 +38,8 @@ class TinyEngine {
   void add_weight(const std::string& name, const std::string& layout, std::vector<std::uint64_t> shape, std::string data);
   void add_norm(const std::string& name);
   void add_linear(const std::string& name, std::int64_t out_features);
-  OnnxNode linear_node(const std::string& x, const std::string& name, const std::string& y, std::int64_t out_features) const;
+  OnnxNode linear_node(const std::string& x, const std::string& name, const std::string& y,
+                       std::int64_t out_features) const;
   std::string packed(std::int64_t out_features, std::int64_t in_features);
 
   bool bf16_;

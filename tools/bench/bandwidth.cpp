@@ -2,7 +2,7 @@
 //
 //   bandwidth [--threads N] [--mebibytes N] [--runs N]     prints GB/s, one run a line
 //
-// Threads read disjoint parts of one buffer that is larger than any cache, with vector loads and prefetches, as kernels do.
+// Threads read disjoint parts of one buffer that is larger than any cache, with vector loads; every second run prefetches.
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -26,16 +26,18 @@ std::uint64_t option(int argc, char** argv, const char* name, std::uint64_t fall
 // 64 bytes, a cache line: one register or several, as the compiler finds.
 using Line = std::uint64_t __attribute__((vector_size(64)));
 
+// Prefetch: in lines ahead; 0 leaves it to the hardware. Which is faster differs between processors, so both are tried.
+template <std::size_t Prefetch>
 std::uint64_t sum(const Line* lines, std::size_t count) {
-  Line sums[4] = {};  // several, or the latency of an addition would be what is measured
-  for (std::size_t i = 0; i + 4 <= count; i += 4) {
-    for (std::size_t j = 0; j < 4; ++j) {
-      __builtin_prefetch(lines + i + j + 64);
+  Line sums[8] = {};  // several, or the latency of an addition would be what is measured
+  for (std::size_t i = 0; i + 8 <= count; i += 8) {
+    for (std::size_t j = 0; j < 8; ++j) {
+      if constexpr (Prefetch > 0) __builtin_prefetch(lines + i + j + Prefetch);
       sums[j] += lines[i + j];
     }
   }
-  const Line total = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-  return total[0] + total[7];
+  for (std::size_t j = 1; j < 8; ++j) sums[0] += sums[j];
+  return sums[0][0] + sums[0][7];
 }
 
 }  // namespace
@@ -58,7 +60,8 @@ int main(int argc, char** argv) {
     std::vector<std::thread> threads;
     const auto start = std::chrono::steady_clock::now();
     for (std::uint64_t i = 0; i < num_threads; ++i) {
-      threads.emplace_back([&, i] { sums[i] = sum(lines + i * part, part); });
+      const auto read = run % 2 == 0 ? sum<64> : sum<0>;
+      threads.emplace_back([&, read, i] { sums[i] = read(lines + i * part, part); });
     }
     for (std::thread& thread : threads) thread.join();
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;

@@ -17,8 +17,8 @@ KernelLevel parse(const std::string& text, const char* source) {
                        name(KernelLevel::avx512)));
   }
   if (!supports(*level)) {
-    throw Error(ErrorCode::invalid_argument, concat(source, " is ", quote(text), ", which this processor cannot run; its best is ",
-                                                    name(best_kernel_level())));
+    throw Error(ErrorCode::invalid_argument, concat(source, " is ", quote(text), ", which this processor cannot run; its ",
+                                                    "best is ", name(best_kernel_level())));
   }
   return *level;
 }

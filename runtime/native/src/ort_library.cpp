@@ -10,7 +10,6 @@
 #include <optional>
 #include <system_error>
 #include <utility>
-#include <vector>
 
 #include "runtime/native/src/concat.h"
 #include "runtime/native/src/error.h"
@@ -20,6 +19,7 @@ namespace {
 
 constexpr const char* minimum_version = "1.23";
 constexpr const char* path_variable = "PRECAST_ONNXRUNTIME";
+constexpr const char* file_names[] = {"libonnxruntime.so.1", "libonnxruntime.so"};
 constexpr const char* advice = "install onnxruntime 1.23 or newer, or give the path of its libonnxruntime.so";
 
 std::optional<std::pair<int, int>> parse_version(std::string_view text) noexcept {
@@ -37,33 +37,39 @@ std::filesystem::path file_of(const void* address) {
   return ::dladdr(address, &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : "";
 }
 
-/// Opens one file. Null: `problem` says why not. Never unloaded: ONNX Runtime has threads and destructors of its own.
-void* open_file(const std::string& path, std::string& problem) {
-  void* const library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-  if (library == nullptr) problem = ::dlerror();
-  return library;
+struct OpenedFile {
+  void* handle = nullptr;
+  std::string path;
+};
+
+/// Opens one file; a null handle: `problem` says why not. Never unloaded: ONNX Runtime has threads of its own.
+OpenedFile try_open(const std::string& path, std::string& problem) {
+  void* const handle = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+  if (handle == nullptr) problem = ::dlerror();
+  return {handle, path};
 }
 
-void* open_named(const std::string& path, std::string_view source) {
+OpenedFile open_named(const std::string& path, std::string_view source) {
   std::string problem;
-  void* const library = open_file(path, problem);
-  if (library != nullptr) return library;
-  throw Error(ErrorCode::not_found, concat("cannot open ONNX Runtime at ", quote(path), source, ": ", problem, "; ", advice));
+  OpenedFile file = try_open(path, problem);
+  if (file.handle != nullptr) return file;
+  throw Error(ErrorCode::not_found,
+              concat("cannot open ONNX Runtime at ", quote(path), source, ": ", problem, "; ", advice));
 }
 
-void* find_and_open() {
+OpenedFile find_and_open() {
   static const char marker = 0;
   const std::filesystem::path here = file_of(&marker).parent_path();
-  std::string problem;
-  for (const std::filesystem::path& directory : {here, std::filesystem::path()}) {
-    for (const char* name : {"libonnxruntime.so.1", "libonnxruntime.so"}) {
-      const std::filesystem::path path = directory / name;
-      std::error_code ignored;
-      if (!directory.empty() && !std::filesystem::exists(path, ignored)) continue;
-      if (void* const library = open_file(path.string(), problem)) return library;
-      // A file that is there and does not load is what the reader wants to hear about, not the next place.
-      if (!directory.empty()) return open_named(path.string(), " (beside this library)");
+  for (const char* name : file_names) {
+    std::error_code ignored;
+    if (!here.empty() && std::filesystem::exists(here / name, ignored)) {
+      return open_named((here / name).string(), " (beside this library)");
     }
+  }
+  std::string problem;
+  for (const char* name : file_names) {
+    OpenedFile file = try_open(name, problem);
+    if (file.handle != nullptr) return file;
   }
   throw Error(ErrorCode::not_found,
               concat("ONNX Runtime was not found: ", path_variable, " is not set, ", quote(here.string()),
@@ -74,7 +80,7 @@ void* find_and_open() {
 /// loaded: they keep a database in the home directory, upload it from a thread, and a fork of the process hangs in exit().
 void refuse_telemetry() { ::setenv("ORT_DISABLE_TELEMETRY", "1", /*overwrite=*/0); }
 
-void* open_library(const std::string& path) {
+OpenedFile open_library(const std::string& path) {
   refuse_telemetry();
   if (!path.empty()) return open_named(path, "");
   const char* const from_environment = std::getenv(path_variable);
@@ -84,13 +90,13 @@ void* open_library(const std::string& path) {
   return find_and_open();
 }
 
-const ort::ApiBase& api_base_of(void* library, const std::string& path) {
+const ort::ApiBase& api_base_of(const OpenedFile& file) {
   using GetApiBase = const ort::ApiBase* (*)();
-  const auto get_api_base = reinterpret_cast<GetApiBase>(::dlsym(library, "OrtGetApiBase"));
+  const auto get_api_base = reinterpret_cast<GetApiBase>(::dlsym(file.handle, "OrtGetApiBase"));
   const ort::ApiBase* const base = get_api_base != nullptr ? get_api_base() : nullptr;
   if (base != nullptr) return *base;
   throw Error(ErrorCode::not_found,
-              concat(quote(path), " is not ONNX Runtime: it has no OrtGetApiBase; ", advice));
+              concat(quote(file.path), " is not ONNX Runtime: it has no OrtGetApiBase; ", advice));
 }
 
 const ort::Api& api_of(const ort::ApiBase& base, const std::string& version, const std::string& path) {
@@ -132,18 +138,22 @@ bool is_at_least(std::string_view version, std::string_view minimum) noexcept {
 }
 
 OrtLibrary::OrtLibrary(const ort::ApiBase& base, std::string path)
-    : path_(std::move(path)), version_(base.GetVersionString()), api_(api_of(base, version_, path_)), env_(create_env(api_)) {}
+    : path_(std::move(path)),
+      version_(base.GetVersionString()),
+      api_(api_of(base, version_, path_)),
+      env_(create_env(api_)) {}
 
 std::shared_ptr<const OrtLibrary> OrtLibrary::open(const std::string& path) {
   // By address of the library's entry: two names of one file are one library, and its environment must be made once.
   static std::mutex mutex;
   static std::map<const ort::ApiBase*, std::weak_ptr<const OrtLibrary>> opened;
-  const ort::ApiBase& base = api_base_of(open_library(path), path);
+  const OpenedFile file = open_library(path);
+  const ort::ApiBase& base = api_base_of(file);
   const std::lock_guard lock(mutex);
   std::weak_ptr<const OrtLibrary>& entry = opened[&base];
   if (auto library = entry.lock()) return library;
-  const std::string file = file_of(&base).string();
-  std::shared_ptr<const OrtLibrary> library(new OrtLibrary(base, file.empty() ? path : file));
+  const std::string real_path = file_of(&base).string();
+  std::shared_ptr<const OrtLibrary> library(new OrtLibrary(base, real_path.empty() ? file.path : real_path));
   entry = library;
   return library;
 }

@@ -163,7 +163,8 @@ class OrtSession::Impl {
     bind_vector("query_starts", batch.query_starts);
     bind_vector("context_lengths", batch.context_lengths);
     bind_input("block_tables", ort::ElementType::int32, batch.block_tables.data(),
-               batch.block_tables.size() * sizeof(std::int32_t), std::array{num_sequences, std::int64_t{batch.block_table_width}});
+               batch.block_tables.size() * sizeof(std::int32_t),
+               std::array{num_sequences, std::int64_t{batch.block_table_width}});
     bind_vector("logit_rows", batch.logit_rows);
   }
 

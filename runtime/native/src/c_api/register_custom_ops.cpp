@@ -4,6 +4,7 @@
 //     options.register_custom_ops_library("libprecast.so.0")
 //
 // The kernel level comes from the environment variable PRECAST_KERNEL_LEVEL, read at each registration.
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -31,7 +32,7 @@ const OrtOps& ops_of(const ort::Api& api, KernelLevel level) {
   RegisteredOps& registered = all[{&api, level}];
   if (registered.ops == nullptr) {
     registered.state.level = level;
-    registered.state.num_threads = std::thread::hardware_concurrency();
+    registered.state.num_threads = std::max(1U, std::thread::hardware_concurrency());
     registered.ops = std::make_unique<OrtOps>(api, registered.state);
   }
   return *registered.ops;

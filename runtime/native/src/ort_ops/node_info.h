@@ -22,7 +22,8 @@ class NodeInfo {
   /// The name of the value that the node reads as input `index`.
   std::string input_name(std::size_t index) const;
 
-  std::size_t positive_integer(const char* attribute) const;
+  /// In [1, maximum]. The default bound keeps a product of two from overflowing.
+  std::size_t positive_integer(const char* attribute, std::int64_t maximum = INT32_MAX) const;
   float finite_number(const char* attribute) const;
   std::string text(const char* attribute) const;
 

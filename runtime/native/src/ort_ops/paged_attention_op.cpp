@@ -17,6 +17,7 @@ constexpr Argument inputs[] = {{"qkv", ort::ElementType::float32},
                                {"inv_freq", ort::ElementType::float32, true}};
 constexpr Argument outputs[] = {{"output", ort::ElementType::float32}};
 constexpr std::size_t kv_input = 4;
+constexpr std::int64_t max_extent = 1 << 16;  // of heads, head_dim and tokens_per_block: no product of them overflows
 
 KvLayout read_kv_layout(const NodeInfo& node) {
   const std::string text = node.text("kv_layout");
@@ -27,11 +28,11 @@ KvLayout read_kv_layout(const NodeInfo& node) {
 
 /// The attributes; rotary_dim is that of each call's inv_freq.
 PagedAttentionShape read_shape(const NodeInfo& node) {
-  const PagedAttentionShape shape{.num_heads = node.positive_integer("num_heads"),
-                                  .num_kv_heads = node.positive_integer("num_kv_heads"),
-                                  .head_dim = node.positive_integer("head_dim"),
+  const PagedAttentionShape shape{.num_heads = node.positive_integer("num_heads", max_extent),
+                                  .num_kv_heads = node.positive_integer("num_kv_heads", max_extent),
+                                  .head_dim = node.positive_integer("head_dim", max_extent),
                                   .rotary_dim = 0,
-                                  .tokens_per_block = node.positive_integer("tokens_per_block"),
+                                  .tokens_per_block = node.positive_integer("tokens_per_block", max_extent),
                                   .kv_layout = read_kv_layout(node),
                                   .scale = node.finite_number("scale"),
                                   .rope_scaling = node.finite_number("rope_scaling")};
