@@ -200,6 +200,19 @@ TEST("an ORT session refuses options that cannot be") {
   CHECK(contains(refusal([&] { OrtSession::load(newer, {.num_blocks = 1}); }), "needs ONNX Runtime 99.0 or newer"));
 }
 
+TEST("a step on weights of another layout fails, and names the node and both sizes") {
+  if (!has_onnxruntime("weights of another layout")) return;
+  const World bf16(true);
+  const World fp32(false);
+  std::filesystem::copy_file(bf16.directory.path() / "rank0/weights.bin", fp32.directory.path() / "rank0/weights.bin",
+                             std::filesystem::copy_options::overwrite_existing);
+  const Tokens a = tokens_of(7, 3);
+  const auto session = fp32.load();
+  const std::string text = refusal([&] { run(*session, make_batch({{a, 0, 3, {0}}})); });
+  CHECK(contains(text, "node \"node0\" (ai.precast.Embedding)"));
+  CHECK(contains(text, "6144 bytes, not 3072"));
+}
+
 TEST("an ORT session refuses a graph that does not fit its manifest, and names the node") {
   if (!has_onnxruntime("a graph that does not fit")) return;
   const World world;

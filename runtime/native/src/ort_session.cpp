@@ -132,6 +132,7 @@ class OrtSession::Impl {
     const auto set = [&](ort::Status* status) { ort::check(api_, status, "set an option"); };
     // Fusions are the builder's: engines must not depend on what one release of ONNX Runtime does to a graph.
     set(api_.SetSessionGraphOptimizationLevel(&options, ort::GraphOptimizationLevel::disable_all));
+    // These threads spin between ops, so that handing them work costs about a microsecond, and sleep soon after a step.
     set(api_.SetIntraOpNumThreads(&options, static_cast<int>(state_.num_threads)));
     // Patterns are kept for every shape of inputs, and every step has another.
     set(api_.DisableMemPattern(&options));
