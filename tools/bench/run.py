@@ -83,7 +83,7 @@ class Bench:
             subprocess.run(["precast", "build", str(self.checkpoint), "--output", str(self.engine)], check=True)
 
     def bandwidth(self) -> float:
-        """GB/s over some seconds, about as long as a run of W1: virtual machines have bursts, which decoding uses up."""
+        """GB/s over seconds, about as long as a run of W1: virtual machines have bursts, which decoding uses up."""
         command = [str(self.bandwidth_program), "--threads", str(self.threads), "--runs", "100"]
         lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         return statistics.median(float(line) for line in lines)
