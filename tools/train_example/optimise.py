@@ -48,7 +48,8 @@ def train(model: LlamaForCausalLM, stream: TokenStream, recipe: Recipe, held_out
 def new_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the projections, AdamW for the embedding and the norms; weight decay on matrices only.
 
-    After 50 steps of two windows Muon stood at a held-out perplexity of 381, AdamW alone at 626.
+    In a trial, 50 steps of two windows of 1024 tokens took this pair to a held-out perplexity of 381, AdamW alone to
+    626.
     """
     embedding = model.get_input_embeddings().weight
     vectors = [parameter for parameter in model.parameters() if parameter.ndim == 1]
