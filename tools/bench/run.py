@@ -147,13 +147,16 @@ def _seconds_to_first_line(command: list[str], environment: dict[str, str]) -> f
     return elapsed_s
 
 
-def measure(name: str, run: Callable[[], dict[str, float]], runs: int) -> dict[str, float]:
-    """Medians of `runs` runs, after one that warms the page cache and is not counted."""
+def measure(name: str, run: Callable[[], dict[str, float]], runs: int) -> dict[str, dict[str, float]]:
+    """Minimum, median and maximum of each figure, after one run that warms the page cache and is not counted."""
     run()
     results = [run() for _ in range(runs)]
-    medians = {key: statistics.median(result[key] for result in results) for key in results[0]}
-    print(f"{name}: " + ", ".join(f"{key} {value:.3f}" for key, value in medians.items()), file=sys.stderr)
-    return medians
+    figures = {}
+    for key in results[0]:
+        values = [result[key] for result in results]
+        figures[key] = {"min": min(values), "median": statistics.median(values), "max": max(values)}
+        print(f"{name} {key}: {figures[key]['median']:.3f} ({min(values):.3f} - {max(values):.3f})", file=sys.stderr)
+    return figures
 
 
 def main() -> None:

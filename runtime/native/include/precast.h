@@ -30,7 +30,9 @@
  * functions set it and every default. Fields are only ever added at the end. Enumerations only ever gain values: treat an
  * unknown event kind or finish reason as something to skip or to log. Strings are UTF-8 and end with a NUL.
  *
- * The library installs no signal handlers, changes no locale, and writes nothing to stdout or stderr.
+ * The library installs no signal handlers, changes no locale, and writes nothing to stdout or stderr. It opens no network
+ * connection. Of the process's environment it changes one variable: before it opens ONNX Runtime it sets
+ * ORT_DISABLE_TELEMETRY=1 unless the variable is there already, because some builds of ONNX Runtime report usage.
  */
 #ifndef PRECAST_H
 #define PRECAST_H
