@@ -1,6 +1,6 @@
 """Builds an engine from the example checkpoint, then runs it in a second process that knows nothing of the build.
 
-./quickstart --prompt "The import statement" --max-tokens 64
+./quickstart --prompt "A class definition" --max-tokens 64
 """
 
 import argparse
@@ -30,7 +30,7 @@ def run(engine: Path, prompt: str, max_tokens: int) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Build an engine, then run it in a second process.")
-    parser.add_argument("--prompt", default="The import statement", help="default: %(default)s")
+    parser.add_argument("--prompt", default="A class definition", help="default: %(default)s")
     parser.add_argument("--max-tokens", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="default: the example of this repository")
     parser.add_argument("--engine", type=Path, default=ENGINE, help="default: build/quickstart/engine")
