@@ -24,7 +24,7 @@ from precast.plugins.paged_attention.reference import paged_attention
 from precast.plugins.paged_attention.schema import KV_LAYOUTS, PagedAttentionAttributes
 from precast.plugins.rms_norm import schema as rms_norm_op
 from precast.plugins.rms_norm.reference import rms_norm
-from tests.runtime.op_session import LEVELS, REFUSED, OpSession, session_options
+from tests.op_session import LEVELS, REFUSED, OpSession, session_options
 
 Float32 = NDArray[np.float32]
 

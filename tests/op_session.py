@@ -5,7 +5,7 @@ The module takes the kernels from libprecast's RegisterCustomOps, as any program
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ def session_options(monkeypatch: pytest.MonkeyPatch, level: str) -> Any:
 
 
 class OpSession:
-    """A node with the attributes of a schema's dataclass, or any other ones.
+    """A node with the attributes of a schema's dataclass, or any other ones. `op` has a schema's NAME, DOMAIN, VERSION.
 
     `inputs` gives each input's dtype and rank by an example, None leaves an optional one out; every extent may vary.
     `outputs` names the outputs, all float32; "" leaves an optional one out.
@@ -51,7 +51,7 @@ class OpSession:
     def __init__(
         self,
         options: Any,
-        op: ModuleType,
+        op: ModuleType | SimpleNamespace,
         attributes: Any,
         inputs: Mapping[str, Array | None],
         outputs: Sequence[str],
