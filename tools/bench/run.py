@@ -44,8 +44,9 @@ W5_SCRIPT = """
 import sys
 from precast import LLM, SamplingParams
 llm = LLM(model=sys.argv[1])
-params = SamplingParams(max_tokens=1, temperature=0)
-print(llm.generate("abc def ghi", params, use_tqdm=False).outputs[0].token_ids[0], flush=True)
+output = llm.generate("abc def ghi jkl ", SamplingParams(max_tokens=1, temperature=0), use_tqdm=False)
+print(output.outputs[0].token_ids[0], flush=True)
+assert len(output.prompt_token_ids) == 8, output.prompt_token_ids  # with the tokenizer of make_checkpoint.py
 llm.shutdown()
 """
 
