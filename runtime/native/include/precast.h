@@ -30,6 +30,10 @@
  * functions set it and every default. Fields are only ever added at the end. Enumerations only ever gain values: treat an
  * unknown event kind or finish reason as something to skip or to log. Strings are UTF-8 and end with a NUL.
  *
+ * CALLBACKS. A function pointer that the caller gives is called from the engine's own thread unless its description says
+ * otherwise, and never while the library holds a lock: it may call any function that takes a `const precast_engine_t *`.
+ * It must not throw or jump out. What it is slow at, every request waits for.
+ *
  * The library installs no signal handlers, changes no locale, and writes nothing to stdout or stderr. It opens no network
  * connection. Of the process's environment it changes one variable: before it opens ONNX Runtime it sets
  * ORT_DISABLE_TELEMETRY=1 unless the variable is there already, because some builds of ONNX Runtime report usage.
@@ -92,6 +96,10 @@ PRECAST_API const char *precast_error_message(const precast_error_t *error);
 
 PRECAST_API void precast_error_delete(precast_error_t *error);
 
+/* For callbacks that report an error: the library takes it. `message` is copied; NULL stands for "". A code that is not one
+ * of PRECAST_ERROR_* becomes PRECAST_ERROR_INTERNAL. */
+PRECAST_API precast_error_t *precast_error_new(precast_error_code_t code, const char *message);
+
 /* ------------------------------------------------------------------ strings */
 
 /* Takes back a string that a function of this library returned through a `char **`. */
@@ -100,6 +108,29 @@ PRECAST_API void precast_string_delete(char *string);
 /* ------------------------------------------------------------------- engine */
 
 typedef struct precast_engine precast_engine_t;
+
+/* Who gets KV blocks when there are not enough for everybody. */
+typedef uint32_t precast_capacity_policy_t;
+enum {
+  /* A request starts when the blocks that it may need until its end can be promised to it; it never waits again. */
+  PRECAST_CAPACITY_GUARANTEED_NO_EVICT = 0,
+  /* A request starts when its prompt has room. Where blocks run out, the least important request (lowest priority, then
+   * youngest) gives its blocks back and is computed again later, from the first token that is no longer cached: more
+   * requests run at once, some work is done twice. Its output is the same, bit for bit. */
+  PRECAST_CAPACITY_MAX_UTILIZATION = 1,
+  /* As many requests as fit start together, and the next ones when all of those have ended. */
+  PRECAST_CAPACITY_STATIC_BATCH = 2
+};
+
+typedef uint32_t precast_log_level_t;
+enum { PRECAST_LOG_INFO = 1, PRECAST_LOG_WARNING = 2, PRECAST_LOG_ERROR = 3 };
+
+/* `message` is one line without a newline, valid during the call. Called from any thread that is inside the library for this
+ * engine, also from precast_engine_new; several may call at once. */
+typedef void (*precast_log_callback_t)(void *user_data, precast_log_level_t level, const char *message);
+
+struct precast_logits_processor;
+struct precast_session_table;
 
 /* How to load an engine. Every limit is a matter of loading, never of building. 0 and NULL mean the default. */
 typedef struct precast_engine_options {
@@ -119,8 +150,27 @@ typedef struct precast_engine_options {
   /* Bytes of KV cache over all layers. 0: half of the memory that is available, at most what max_batch_size sequences of
    * max_seq_len tokens can fill. Memory is reserved at once and occupied as it is used. */
   uint64_t kv_cache_bytes;
-  /* "portable" or "avx512"; NULL: the environment variable PRECAST_KERNEL_LEVEL, else the best this processor has. */
+  /* "portable", "avx2" or "avx512"; NULL: the environment variable PRECAST_KERNEL_LEVEL, else the best of the processor. */
   const char *kernel_level;
+  /* Default PRECAST_CAPACITY_GUARANTEED_NO_EVICT. */
+  precast_capacity_policy_t capacity_policy;
+  /* Not 0: no request uses KV blocks that another one has computed, and none are kept for later ones. Default 0. */
+  uint32_t disable_block_reuse;
+  /* Requests that may wait for their first step, over all calls of precast_engine_submit. 0: no limit. */
+  uint64_t max_queue_size;
+  /* Iterations whose statistics are kept for precast_engine_iteration_stats; older ones are dropped. Default 0: none. */
+  uint32_t iteration_stats_size;
+  /* Events about cached KV blocks that are kept for precast_engine_kv_events; older ones are dropped. Default 0: none. */
+  uint32_t kv_events_size;
+  /* Called with what an operator should know. NULL: nobody is told. Must stay valid until precast_engine_delete returns. */
+  precast_log_callback_t log;
+  void *log_user_data;
+  /* Changes the logits of requests that ask for it (precast_request_t.use_logits_processor). Copied; what it points to must
+   * stay valid until precast_engine_delete returns. */
+  const struct precast_logits_processor *logits_processor;
+  /* Computes the steps in place of ONNX Runtime. Copied, as logits_processor. onnxruntime_path, num_threads and kernel_level
+   * must then be left at their defaults. */
+  const struct precast_session_table *session;
 } precast_engine_options_t;
 
 /* Writes the defaults. `struct_size` is sizeof(precast_engine_options_t) of the caller. */
@@ -145,15 +195,51 @@ PRECAST_API precast_error_t *precast_engine_shutdown(const precast_engine_t *eng
  * mapped by huge pages at this moment, which grows with the first steps. The caller owns `*json` (precast_string_delete). */
 PRECAST_API precast_error_t *precast_engine_info(const precast_engine_t *engine, char **json);
 
-/* Counters of this moment, as JSON: steps, num_active_requests, num_queued_requests, num_completed_requests, num_blocks,
- * num_free_blocks, tokens_per_block, prompt_tokens_computed, output_tokens, last_step_ns, last_step_num_tokens,
- * last_step_num_sequences. The caller owns `*json`. */
+/* Counters of this moment, as JSON: steps, num_active_requests, num_queued_requests, num_completed_requests,
+ * num_preemptions, num_blocks, num_free_blocks (cached ones that nobody uses among them), num_cached_blocks (those alone),
+ * tokens_per_block, prompt_tokens_computed, prompt_tokens_reused, output_tokens, allocated_blocks, reused_blocks,
+ * missed_blocks (full prompt blocks that were looked for and not found), last_step_ns, last_step_num_tokens,
+ * last_step_num_sequences. Requests are counted by their sequences (precast_request_t.n). The caller owns `*json`. */
 PRECAST_API precast_error_t *precast_engine_stats(const precast_engine_t *engine, char **json);
+
+/* Takes the statistics of the iterations since the last call, oldest first, as a JSON array of objects: iter, timestamp_ns
+ * (CLOCK_MONOTONIC at its end), latency_ns, num_new_active_requests, new_active_requests_queue_latency_ns (their time in the
+ * queue, summed), num_active_requests, num_queued_requests, num_completed_requests, num_paused_requests (preempted and
+ * waiting), num_scheduled_requests, num_context_requests, num_generation_requests, num_context_tokens, used_blocks,
+ * free_blocks, max_blocks, tokens_per_block, allocated_blocks, reused_blocks, missed_blocks (the last three count from the
+ * start). See precast_engine_options_t.iteration_stats_size. The caller owns `*json`. */
+PRECAST_API precast_error_t *precast_engine_iteration_stats(const precast_engine_t *engine, char **json);
+
+/* Takes the events about cached KV blocks since the last call, oldest first, as a JSON array of objects, each with event_id
+ * (ascending by 1; a gap means that events were dropped) and one of
+ *     created {num_blocks}                                                     the first event
+ *     stored  {parent_hash or null, blocks: [{block_hash, tokens, priority}]}  can be reused from now on
+ *     removed {block_hashes}                                                   no longer
+ *     updated {block_hash, priority}
+ * Hashes are strings of 32 hexadecimal digits, equal for equal tokens, parents and salts within one engine. See
+ * precast_engine_options_t.kv_events_size. The caller owns `*json`. */
+PRECAST_API precast_error_t *precast_engine_kv_events(const precast_engine_t *engine, char **json);
+
+/* Forgets every cached KV block that no request is using. Blocks in use are forgotten when their requests end. */
+PRECAST_API precast_error_t *precast_engine_reset_prefix_cache(const precast_engine_t *engine);
 
 /* ----------------------------------------------------------------- requests */
 
-/* How tokens are chosen. The draw is the largest of log-probability plus Gumbel noise over the kept tokens; the noise is a
- * pure function of (seed, position, token id), so a request's tokens depend on nothing that runs beside it. */
+typedef struct precast_logit_bias {
+  int32_t token_id;
+  float bias; /* added to the logit; finite or minus infinity */
+} precast_logit_bias_t;
+
+typedef struct precast_token_sequence {
+  const int32_t *token_ids; /* only read during the call */
+  size_t num_token_ids;     /* at least 1 */
+} precast_token_sequence_t;
+
+/* How tokens are chosen, in this order: log probabilities are taken from the raw logits; allowed_token_ids, bad_words,
+ * min_tokens and logit_bias change logits; then a logits processor; then the repetition, frequency and presence penalties;
+ * then greedy, or temperature, min_p, top_k, top_p and a draw. The draw is the largest of log-probability plus Gumbel noise
+ * over the kept tokens; the noise is a pure function of (seed, sequence, position, token id), so a request's tokens depend on
+ * nothing that runs beside it. Every pointer is only read during the call. */
 typedef struct precast_sampling {
   size_t struct_size;
   /* Output tokens, at least 1; 0: as many as fit in max_seq_len. More than fit are cut to that. Default 32. */
@@ -162,19 +248,48 @@ typedef struct precast_sampling {
   float temperature;
   /* Keep the k most likely tokens; 0: all. Default 0. */
   uint32_t top_k;
-  /* Keep the smallest set of most likely tokens that holds at least this much probability, after temperature and top_k.
-   * In (0, 1]. Default 1. */
+  /* Keep the smallest set of most likely tokens that holds at least this much probability, after temperature, min_p and
+   * top_k. In (0, 1]. Default 1. */
   float top_p;
   /* Default 0. Callers who want variety pass a fresh one each time. */
   uint64_t seed;
-  /* Ids that end the request besides the engine's own end-of-sequence ids. Only read during the call. */
+  /* Ids that end the request besides the engine's own end-of-sequence ids. */
   const int32_t *stop_token_ids;
   size_t num_stop_token_ids;
   /* Not 0: go on after the engine's own end-of-sequence ids. stop_token_ids still stop. Default 0. */
   uint32_t ignore_eos;
+  /* No end-of-sequence id and no stop token id before this many output tokens. At most max_tokens. Default 0. */
+  uint32_t min_tokens;
+  /* Keep tokens that are at least min_p times as likely as the most likely one, after temperature. In [0, 1]. Default 0. */
+  float min_p;
+  /* Divides positive logits, multiplies negative ones, of tokens in prompt or output. Above 0, finite. Default 1. */
+  float repetition_penalty;
+  /* Subtracted from the logits of tokens in the output, once, and once per occurrence. In [-2, 2]. Default 0. */
+  float presence_penalty;
+  float frequency_penalty;
+  /* Log probabilities of the raw logits with each token: -1: none; 0: of the token itself; k: also of the k most likely.
+   * Default -1. */
+  int32_t num_logprobs;
+  /* Sequences of tokens that the output never completes. */
+  const precast_token_sequence_t *bad_words;
+  size_t num_bad_words;
+  /* The only tokens that may be chosen; none given: all. */
+  const int32_t *allowed_token_ids;
+  size_t num_allowed_token_ids;
+  const precast_logit_bias_t *logit_bias;
+  size_t num_logit_bias;
 } precast_sampling_t;
 
 PRECAST_API void precast_sampling_init(precast_sampling_t *sampling, size_t struct_size);
+
+/* How long the KV blocks of a part of a request are worth keeping for other requests: lower priorities are given up first,
+ * among equals the ones that were not used for longest. Without any, blocks have priority 35. */
+typedef struct precast_retention {
+  uint32_t start_token; /* positions start_token .. end_token - 1; end_token 0: without end, so output too      */
+  uint32_t end_token;
+  uint32_t priority;    /* 0 to 100                                                                             */
+  uint64_t duration_ns; /* the priority holds for so long after the last use, then it is 35 again; 0: for ever  */
+} precast_retention_t;
 
 typedef struct precast_request {
   size_t struct_size;
@@ -185,17 +300,36 @@ typedef struct precast_request {
   size_t num_prompt_tokens;
   /* NULL: the defaults of precast_sampling_init. Only read during the call. */
   const precast_sampling_t *sampling;
+  /* Sequences to generate from the prompt, 1 to 1024; sequence i draws with its own noise. Default 1. */
+  uint32_t n;
+  /* Higher ones start first, and are preempted last. Finite. Default 0.5. */
+  float priority;
+  /* CLOCK_MONOTONIC; an unfinished request ends then with PRECAST_FINISH_TIMEOUT. 0: never. Default 0. */
+  int64_t deadline_ns;
+  /* Requests share KV blocks only with requests of the same salt. Bytes, only read during the call. Default none. */
+  const void *cache_salt;
+  size_t cache_salt_size;
+  /* Not 0: compute the whole prompt, whatever is cached. Default 0. */
+  uint32_t skip_block_reuse;
+  /* Not 0: the engine's logits processor sees this request. Default 0. */
+  uint32_t use_logits_processor;
+  /* Where ranges overlap, the later one counts. Only read during the call. */
+  const precast_retention_t *retention;
+  size_t num_retention;
 } precast_request_t;
 
 PRECAST_API void precast_request_init(precast_request_t *request, size_t struct_size);
 
-/* Queues `count` requests: all of them, or, when one is invalid, none. The message of an error says which and why.
- * `requests` is an array of pointers so that the structs may grow. Requests are served first come, first served. */
+/* Queues `count` requests: all of them, or none. When one is invalid, the message of the error says which and why. When they
+ * would exceed max_queue_size, `*queued` is 0, else 1; with `queued` NULL that is PRECAST_ERROR_RESOURCE_EXHAUSTED.
+ * `requests` is an array of pointers so that the structs may grow. Requests of equal priority are served first come, first
+ * served. */
 PRECAST_API precast_error_t *precast_engine_submit(const precast_engine_t *engine,
-                                                   const precast_request_t *const *requests, size_t count);
+                                                   const precast_request_t *const *requests, size_t count,
+                                                   uint32_t *queued);
 
-/* Ends a request early. It answers with PRECAST_EVENT_FINISHED and PRECAST_FINISH_CANCELLED like every other end; tokens
- * already produced come before it. An id that is unknown, or already finished, is not an error: `*found` is then 0.
+/* Ends a request early, all its sequences. It answers with PRECAST_EVENT_FINISHED and PRECAST_FINISH_CANCELLED like every
+ * other end; tokens already produced come before it. An id that is unknown, or already finished, is not an error: `*found` is then 0.
  * `found` may be NULL. */
 PRECAST_API precast_error_t *precast_engine_cancel(const precast_engine_t *engine, uint64_t id, uint32_t *found);
 
@@ -203,8 +337,8 @@ PRECAST_API precast_error_t *precast_engine_cancel(const precast_engine_t *engin
 
 typedef uint32_t precast_event_kind_t;
 enum {
-  PRECAST_EVENT_TOKEN = 1,   /* token_id is the request's next output token                               */
-  PRECAST_EVENT_FINISHED = 2 /* the last event of a request; every submitted request gets exactly one     */
+  PRECAST_EVENT_TOKEN = 1,   /* token_id is the sequence's next output token                                  */
+  PRECAST_EVENT_FINISHED = 2 /* the last event of a sequence; every sequence of a request gets exactly one    */
 };
 
 typedef uint32_t precast_finish_reason_t;
@@ -213,21 +347,40 @@ enum {
   PRECAST_FINISH_STOP = 1,      /* an end-of-sequence id or stop token id; it is the last token reported   */
   PRECAST_FINISH_LENGTH = 2,    /* max_tokens or max_seq_len reached                                       */
   PRECAST_FINISH_CANCELLED = 3, /* precast_engine_cancel, or the engine was shut down                      */
-  PRECAST_FINISH_ERROR = 4      /* see error                                                               */
+  PRECAST_FINISH_ERROR = 4,     /* see error                                                               */
+  PRECAST_FINISH_TIMEOUT = 5    /* the request's deadline                                                  */
 };
 
-/* An event. The order of one request's events is the order of its tokens; events of different requests interleave. */
+typedef struct precast_logprob {
+  int32_t token_id;
+  float logprob; /* natural logarithm of the token's probability                    */
+  uint32_t rank; /* 1: the most likely token; the smaller id among equals comes first */
+} precast_logprob_t;
+
+/* An event. The order of one sequence's events is the order of its tokens; events of different sequences interleave. The
+ * caller owns what an event points to and gives it back with precast_event_clear. */
 typedef struct precast_event {
   uint64_t request_id;
+  uint32_t sequence;                     /* 0 to n - 1                                                            */
   precast_event_kind_t kind;
-  precast_finish_reason_t finish_reason; /* of PRECAST_EVENT_FINISHED, else PRECAST_FINISH_NONE                    */
-  int32_t token_id;                      /* of PRECAST_EVENT_TOKEN, else -1                                        */
-  int32_t stop_token_id;                 /* with PRECAST_FINISH_STOP the id that stopped the request, else -1      */
-  uint32_t num_prompt_tokens;            /* of PRECAST_EVENT_FINISHED: tokens in                                   */
-  uint32_t num_output_tokens;            /* of PRECAST_EVENT_FINISHED: tokens out                                  */
-  int64_t time_ns;                       /* CLOCK_MONOTONIC when it happened                                       */
-  precast_error_t *error;                /* with PRECAST_FINISH_ERROR: owned by the caller, else NULL              */
+  precast_finish_reason_t finish_reason; /* of PRECAST_EVENT_FINISHED, else PRECAST_FINISH_NONE                   */
+  int32_t token_id;                      /* of PRECAST_EVENT_TOKEN, else -1                                       */
+  int32_t stop_token_id;                 /* with PRECAST_FINISH_STOP the id that stopped the sequence, else -1    */
+  uint32_t is_last;                      /* 1: no event of this request follows                                   */
+  uint32_t num_prompt_tokens;            /* of PRECAST_EVENT_FINISHED: tokens in                                  */
+  uint32_t num_output_tokens;            /* of PRECAST_EVENT_FINISHED: tokens out                                 */
+  uint32_t num_cached_tokens;            /* of PRECAST_EVENT_FINISHED: prompt tokens that were not computed for it */
+  uint32_t num_preemptions;              /* of PRECAST_EVENT_FINISHED                                             */
+  int64_t time_ns;                       /* CLOCK_MONOTONIC when it happened                                      */
+  int64_t first_scheduled_ns;            /* of PRECAST_EVENT_FINISHED: when it left the queue; 0: never           */
+  precast_error_t *error;                /* with PRECAST_FINISH_ERROR, else NULL                                  */
+  precast_logprob_t *logprobs;           /* of PRECAST_EVENT_TOKEN with num_logprobs >= 0: first the token, then
+                                          * the most likely ones in the order of rank; else NULL                  */
+  size_t num_logprobs;
 } precast_event_t;
+
+/* Releases what `event` points to and sets those pointers to NULL. `event_size` is sizeof(precast_event_t) of the caller. */
+PRECAST_API void precast_event_clear(precast_event_t *event, size_t event_size);
 
 /* Moves up to `capacity` events into the caller's array and writes their number to `*count`. Waits up to `timeout_ns` for
  * the first one: 0 polls, a negative value waits without limit. `*count` is 0 when the time is over. `event_size` is
@@ -235,6 +388,114 @@ typedef struct precast_event {
  * After shutdown the remaining events are given first, then PRECAST_ERROR_SHUT_DOWN. */
 PRECAST_API precast_error_t *precast_engine_wait(const precast_engine_t *engine, precast_event_t *events,
                                                  size_t event_size, size_t capacity, int64_t timeout_ns, size_t *count);
+
+/* A descriptor for poll, select and epoll, readable exactly while precast_engine_wait would not block. Owned by the engine:
+ * do not read, write or close it. */
+PRECAST_API precast_error_t *precast_engine_event_fd(const precast_engine_t *engine, int *fd);
+
+/* --------------------------------------------------------- logits processor */
+
+/* One row that is about to be sampled. All pointers are valid during the call only. */
+typedef struct precast_logits_row {
+  uint64_t request_id;
+  uint32_t sequence;
+  uint32_t num_prompt_tokens;
+  const int32_t *token_ids; /* prompt and output so far */
+  size_t num_token_ids;
+  float *logits;            /* [vocab_size], to be changed in place; minus infinity forbids a token. NaN is an error of
+                             * this request                                                                             */
+  uint32_t *allowed;        /* [(vocab_size + 31) / 32] bits, all ones at first: token t is bit t % 32 of word t / 32; a
+                             * token whose bit is cleared is forbidden, its logit need not be changed                    */
+  precast_error_t *error;   /* NULL at first; set it, by precast_error_new, to end this sequence with an error           */
+} precast_logits_row_t;
+
+/* Changes logits before penalties, temperature and the draw. Grammars need only clear bits. */
+typedef struct precast_logits_processor {
+  size_t struct_size;
+  void *user_data;
+  /* The step that gives these rows has just been enqueued, and process will be called with the same rows, in the same order,
+   * when it is done: work that needs no logits can begin on another thread. Of each row logits and allowed are NULL.
+   * Sequences that end in the meantime are missing from process. May be NULL. */
+  void (*start)(void *user_data, const precast_logits_row_t *rows, size_t row_size, size_t num_rows);
+  /* All rows of a step that ask for it at once. `row_size` is sizeof(precast_logits_row_t) of the library. */
+  void (*process)(void *user_data, precast_logits_row_t *rows, size_t row_size, size_t num_rows, size_t vocab_size);
+} precast_logits_processor_t;
+
+/* --------------------------------------------------------- external session */
+
+/* A token of a step that is not known yet: row `row` of this step is the token that row `source_row` of the logit_rows of
+ * step `source_step`, which is in flight, will choose by itself (the largest logit). */
+typedef struct precast_token_source {
+  int32_t row;
+  int32_t source_row;
+  uint64_t source_step;
+} precast_token_source_t;
+
+/* One forward pass, described completely. T tokens of S sequences lie behind one another. */
+typedef struct precast_step {
+  size_t struct_size;
+  uint64_t id;                     /* 1, 2, 3, ... */
+  const int32_t *token_ids;        /* [T]; -1 where token_sources has the row */
+  size_t num_tokens;               /* T, at least 1 */
+  const int32_t *query_starts;     /* [S + 1]; sequence s owns rows query_starts[s] .. query_starts[s + 1] - 1 */
+  const int32_t *context_lengths;  /* [S], tokens in the KV cache after this step */
+  size_t num_sequences;            /* S */
+  const int32_t *const *block_tables; /* for each KV group [S, its width], row-major; -1 where there is no block */
+  const int32_t *block_table_widths;
+  size_t num_kv_groups;
+  const int32_t *logit_rows;       /* [R], ascending rows of [0, T) */
+  const uint8_t *needs_logits;     /* [R]; 0: the session's own choice of a token will do */
+  size_t num_logit_rows;           /* R, may be 0 */
+  const precast_token_source_t *token_sources;
+  size_t num_token_sources;
+} precast_step_t;
+
+typedef struct precast_step_result {
+  size_t struct_size;
+  /* [rows with needs_logits, vocab_size], in the order of logit_rows. Owned by the session, valid until its next call. */
+  const float *logits;
+  /* [R], the largest logit of each row, the smallest id among equals; required where chooses_tokens is set. As logits. */
+  const int32_t *token_ids;
+} precast_step_result_t;
+
+/* What the engine tells a session at the start. Valid during the call. */
+typedef struct precast_session_config {
+  size_t struct_size;
+  const char *engine_path;
+  uint64_t kv_cache_bytes; /* 0: decide by what memory there is */
+  uint32_t max_batch_size;
+  uint32_t max_num_tokens;
+  uint32_t max_seq_len;    /* 0: the engine's own */
+  uint32_t tokens_per_block;
+  uint32_t num_kv_groups;
+  uint32_t vocab_size;
+} precast_session_config_t;
+
+/* What a session answers. */
+typedef struct precast_session_properties {
+  size_t struct_size;
+  uint32_t num_blocks;     /* KV blocks, over all KV groups together; at least 1 */
+  uint32_t max_in_flight;  /* steps that may be enqueued and not yet collected; 1 to 64 */
+  uint32_t chooses_tokens; /* not 0: it computes precast_step_result_t.token_ids, and understands token_sources */
+} precast_session_properties_t;
+
+/* A session that is not built in, such as one on a GPU. All functions are called from one thread at a time (create from the
+ * thread in precast_engine_new, the others from the engine's), with what create has written to `*session`. Each returns NULL
+ * or an error, which the library takes. An error of enqueue or collect fails the requests of that step and no others. Steps
+ * are collected in the order in which they were enqueued, at most max_in_flight at a time. The arrays of a step stay valid
+ * and unchanged until it has been collected. */
+typedef struct precast_session_table {
+  size_t struct_size;
+  uint32_t version; /* 1 */
+  void *user_data;
+  precast_error_t *(*create)(void *user_data, const precast_session_config_t *config,
+                             precast_session_properties_t *properties, void **session);
+  precast_error_t *(*enqueue)(void *session, const precast_step_t *step);
+  precast_error_t *(*collect)(void *session, uint64_t step_id, precast_step_result_t *result);
+  /* A hint that nobody waits for the result of this step any more; it is collected all the same. May be NULL. */
+  void (*cancel)(void *session, uint64_t step_id);
+  void (*destroy)(void *session);
+} precast_session_table_t;
 
 /* -------------------------------------------------------------------- model */
 
