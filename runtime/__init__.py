@@ -1,18 +1,30 @@
 """Engine -> tokens: the native library and its binding."""
 
 from precast.runtime.engine import Engine, RequestHandle
-from precast.runtime.errors import EngineLoadError, ErrorCode, InvalidRequestError, NativeError, ShutDownError
+from precast.runtime.errors import (
+    EngineLoadError,
+    ErrorCode,
+    InvalidRequestError,
+    NativeError,
+    QueueFullError,
+    ShutDownError,
+)
 from precast.runtime.model import Model
 from precast.runtime.requests import (
+    CapacityPolicy,
     EngineOptions,
     EngineRequest,
     Event,
     FinishedEvent,
     FinishReason,
+    LogLevel,
+    Retention,
     TokenEvent,
+    TokenLogprob,
 )
 
 __all__ = [
+    "CapacityPolicy",
     "Engine",
     "EngineLoadError",
     "EngineOptions",
@@ -22,9 +34,13 @@ __all__ = [
     "FinishReason",
     "FinishedEvent",
     "InvalidRequestError",
+    "LogLevel",
     "Model",
     "NativeError",
+    "QueueFullError",
     "RequestHandle",
+    "Retention",
     "ShutDownError",
     "TokenEvent",
+    "TokenLogprob",
 ]

@@ -10,22 +10,29 @@ import os
 import queue
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from precast.runtime.errors import ErrorCode, NativeError
+from precast.runtime.errors import ErrorCode, NativeError, QueueFullError
 from precast.runtime.native_engine import NativeEngine
 from precast.runtime.requests import EngineOptions, EngineRequest, Event, FinishedEvent, FinishReason
 
 
 class RequestHandle:
-    """A submitted request, and the place where its events arrive. One reader at a time."""
+    """A submitted request, and the place where its events arrive. One reader at a time.
+
+    Attributes:
+        receive: what is called with each event, in the dispatcher's thread; it must not raise, and what it is slow
+            at, every request waits for. Set another one before the request is submitted, and :meth:`get` gives
+            nothing.
+    """
 
     def __init__(self, native_engine: NativeEngine, request_id: int) -> None:
         self.id = request_id
         self._native = native_engine
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.receive: Callable[[Event], None] = self._events.put
 
     def get(self, timeout_s: float | None = None) -> Event:
         """The next event.
@@ -44,8 +51,12 @@ class RequestHandle:
                 return
 
     def cancel(self) -> bool:
-        """Ends the request early; its FinishedEvent still comes. False: it has already ended."""
+        """Ends the request early; its FinishedEvent still comes. False: it has already ended, or this is a fork."""
         return self._native.cancel(self.id)
+
+    def check_fork(self) -> None:
+        """Raises NativeError in a fork of the process that loaded the engine: no event will ever come there."""
+        self._native.check_fork()
 
 
 class Engine:
@@ -80,7 +91,8 @@ class Engine:
         Raises:
             ShutDownError: after :meth:`shutdown`.
         """
-        return self._native.read_json("precast_engine_info")
+        info: dict[str, Any] = self._native.read_json("precast_engine_info")
+        return info
 
     def reserve(self, count: int) -> list[RequestHandle]:
         """Handles for requests that :meth:`submit` is yet to be given, with ids in ascending order."""
@@ -101,18 +113,23 @@ class Engine:
 
         Raises:
             InvalidRequestError: what is wrong with which request.
+            QueueFullError: they would exceed max_queue_size; the handles may be used again.
             ShutDownError: after :meth:`shutdown`.
         """
         if handles is None:
             handles = self.reserve(len(requests))
         self._requests.update((handle.id, handle) for handle in handles)
         try:
-            self._native.submit([handle.id for handle in handles], requests)
+            queued = self._native.submit([handle.id for handle in handles], requests)
+            if not queued:
+                raise QueueFullError(
+                    ErrorCode.RESOURCE_EXHAUSTED,
+                    f"{len(requests)} more requests would exceed max_queue_size: try again when others have begun",
+                )
         except BaseException:  # also Ctrl-C, which may come when the library has already taken them
             for handle in handles:
                 self._requests.pop(handle.id, None)
-                if not self._native.forked:
-                    handle.cancel()
+                handle.cancel()
             raise
         return handles
 
@@ -122,7 +139,34 @@ class Engine:
         Raises:
             ShutDownError: after :meth:`shutdown`.
         """
-        return self._native.read_json("precast_engine_stats")
+        counters: dict[str, Any] = self._native.read_json("precast_engine_stats")
+        return counters
+
+    def take_iteration_stats(self) -> list[dict[str, Any]]:
+        """Statistics of the iterations since the last call, oldest first; see ``precast_engine_iteration_stats``.
+
+        Raises:
+            ShutDownError: after :meth:`shutdown`.
+        """
+        iterations: list[dict[str, Any]] = self._native.read_json("precast_engine_iteration_stats")
+        return iterations
+
+    def take_kv_events(self) -> list[dict[str, Any]]:
+        """Events about cached KV blocks since the last call, oldest first; see ``precast_engine_kv_events``.
+
+        Raises:
+            ShutDownError: after :meth:`shutdown`.
+        """
+        events: list[dict[str, Any]] = self._native.read_json("precast_engine_kv_events")
+        return events
+
+    def reset_prefix_cache(self) -> None:
+        """Forgets every cached KV block that no request is using.
+
+        Raises:
+            ShutDownError: after :meth:`shutdown`.
+        """
+        self._native.reset_prefix_cache()
 
     def shutdown(self) -> None:
         """Cancels what is unfinished and releases everything. Doing it again changes nothing."""
@@ -146,13 +190,13 @@ def _dispatch_events(engine: NativeEngine, requests: dict[int, RequestHandle]) -
             finished = isinstance(event, FinishedEvent)
             handle = requests.pop(request_id, None) if finished else requests.get(request_id)
             if handle is not None:  # None: nobody reads a request whose submission was interrupted
-                handle._events.put(event)
+                handle.receive(event)
     finally:
         engine.release()
         # Only a defect leaves requests here. Their readers must not wait for ever.
         lost = NativeError(ErrorCode.INTERNAL, "the engine ended without finishing this request")
         for handle in list(requests.values()):
-            handle._events.put(FinishedEvent(FinishReason.ERROR, None, 0, 0, 0, lost))
+            handle.receive(FinishedEvent(FinishReason.ERROR, None, 0, 0, 0, lost))
 
 
 def _end_engine(engine: NativeEngine, dispatcher: threading.Thread) -> None:

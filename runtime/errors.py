@@ -44,6 +44,10 @@ class ShutDownError(NativeError):
     """The engine has been shut down."""
 
 
+class QueueFullError(NativeError):
+    """As many requests are waiting as ``max_queue_size`` allows: try again later."""
+
+
 _CLASSES: dict[int, type[NativeError]] = {
     ErrorCode.INVALID_ARGUMENT: InvalidRequestError,
     ErrorCode.NOT_FOUND: EngineLoadError,

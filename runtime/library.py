@@ -1,4 +1,4 @@
-"""``precast.h`` in ctypes: the structs, the functions, and where the shared libraries lie.
+"""``precast.h`` in ctypes: the functions, and where the shared libraries lie.
 
 One library serves every Python version, since nothing is compiled against Python. Nothing here is public; use
 :class:`precast.runtime.Engine`.
@@ -10,78 +10,17 @@ import ctypes
 import functools
 import importlib.util
 import os
-from ctypes import POINTER, c_char_p, c_float, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
 
 from precast.runtime.errors import make_error
+from precast.runtime.structs import EngineOptionsStruct, EventStruct, RequestStruct, SamplingStruct
 from precast.version import __version__
 
-# The ABI that the structs below describe: the number in libprecast's soname.
+# The ABI that structs.py describes: the number in libprecast's soname.
 _LIBRARY_NAME = "libprecast.so.0"
 
-
-class EngineOptionsStruct(ctypes.Structure):
-    """``precast_engine_options_t``."""
-
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("onnxruntime_path", c_char_p),
-        ("num_threads", c_uint32),
-        ("max_batch_size", c_uint32),
-        ("max_num_tokens", c_uint32),
-        ("max_seq_len", c_uint32),
-        ("kv_cache_bytes", c_uint64),
-        ("kernel_level", c_char_p),
-    ]
-
-
-class SamplingStruct(ctypes.Structure):
-    """``precast_sampling_t``."""
-
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("max_tokens", c_uint32),
-        ("temperature", c_float),
-        ("top_k", c_uint32),
-        ("top_p", c_float),
-        ("seed", c_uint64),
-        ("stop_token_ids", POINTER(c_int32)),
-        ("num_stop_token_ids", c_size_t),
-        ("ignore_eos", c_uint32),
-    ]
-
-
-class RequestStruct(ctypes.Structure):
-    """``precast_request_t``."""
-
-    _fields_ = [
-        ("struct_size", c_size_t),
-        ("id", c_uint64),
-        ("prompt_token_ids", POINTER(c_int32)),
-        ("num_prompt_tokens", c_size_t),
-        ("sampling", POINTER(SamplingStruct)),
-    ]
-
-
-class EventStruct(ctypes.Structure):
-    """``precast_event_t``."""
-
-    _fields_ = [
-        ("request_id", c_uint64),
-        ("kind", c_uint32),
-        ("finish_reason", c_uint32),
-        ("token_id", c_int32),
-        ("stop_token_id", c_int32),
-        ("num_prompt_tokens", c_uint32),
-        ("num_output_tokens", c_uint32),
-        ("time_ns", c_int64),
-        ("error", c_void_p),
-    ]
-
-
-EVENT_TOKEN = 1
-EVENT_FINISHED = 2
 
 # name: (result, arguments). A result of c_void_p is a precast_error_t *, NULL for success.
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
@@ -90,6 +29,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "precast_error_code": (c_int32, [c_void_p]),
     "precast_error_message": (c_char_p, [c_void_p]),
     "precast_error_delete": (None, [c_void_p]),
+    "precast_error_new": (c_void_p, [c_int32, c_char_p]),
     "precast_string_delete": (None, [c_void_p]),
     "precast_engine_options_init": (None, [POINTER(EngineOptionsStruct), c_size_t]),
     "precast_engine_new": (c_void_p, [c_char_p, POINTER(EngineOptionsStruct), POINTER(c_void_p)]),
@@ -97,18 +37,23 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "precast_engine_shutdown": (c_void_p, [c_void_p]),
     "precast_engine_info": (c_void_p, [c_void_p, POINTER(c_void_p)]),
     "precast_engine_stats": (c_void_p, [c_void_p, POINTER(c_void_p)]),
+    "precast_engine_iteration_stats": (c_void_p, [c_void_p, POINTER(c_void_p)]),
+    "precast_engine_kv_events": (c_void_p, [c_void_p, POINTER(c_void_p)]),
+    "precast_engine_reset_prefix_cache": (c_void_p, [c_void_p]),
     "precast_model_new": (c_void_p, [c_char_p, POINTER(EngineOptionsStruct), POINTER(c_void_p)]),
     "precast_model_delete": (None, [c_void_p]),
     "precast_model_info": (c_void_p, [c_void_p, POINTER(c_void_p)]),
     "precast_model_logits": (c_void_p, [c_void_p, POINTER(c_int32), c_size_t, POINTER(c_float), c_size_t]),
     "precast_sampling_init": (None, [POINTER(SamplingStruct), c_size_t]),
     "precast_request_init": (None, [POINTER(RequestStruct), c_size_t]),
-    "precast_engine_submit": (c_void_p, [c_void_p, POINTER(POINTER(RequestStruct)), c_size_t]),
+    "precast_engine_submit": (c_void_p, [c_void_p, POINTER(POINTER(RequestStruct)), c_size_t, POINTER(c_uint32)]),
     "precast_engine_cancel": (c_void_p, [c_void_p, c_uint64, POINTER(c_uint32)]),
     "precast_engine_wait": (
         c_void_p,
         [c_void_p, POINTER(EventStruct), c_size_t, c_size_t, c_int64, POINTER(c_size_t)],
     ),
+    "precast_event_clear": (None, [POINTER(EventStruct), c_size_t]),
+    "precast_engine_event_fd": (c_void_p, [c_void_p, POINTER(c_int)]),
 }
 
 
@@ -169,21 +114,19 @@ def load_library() -> ctypes.CDLL:
     return library
 
 
-def take_error(library: ctypes.CDLL, error: int | None) -> Exception | None:
-    """The exception for a ``precast_error_t *``, which is released. None for NULL."""
+def read_error(library: ctypes.CDLL, error: int | None) -> Exception | None:
+    """The exception for a ``precast_error_t *``, which stays its owner's. None for NULL."""
     if not error:
         return None
-    try:
-        message: bytes = library.precast_error_message(error)
-        return make_error(library.precast_error_code(error), message.decode("utf-8", "replace"))
-    finally:
-        library.precast_error_delete(error)
+    message: bytes = library.precast_error_message(error)
+    return make_error(library.precast_error_code(error), message.decode("utf-8", "replace"))
 
 
 def check(library: ctypes.CDLL, error: int | None) -> None:
-    """Raises what ``error``, a ``precast_error_t *``, says; NULL says nothing."""
-    exception = take_error(library, error)
+    """Raises what ``error``, a ``precast_error_t *``, says, and releases it; NULL says nothing."""
+    exception = read_error(library, error)
     if exception is not None:
+        library.precast_error_delete(error)
         raise exception
 
 

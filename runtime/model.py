@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from precast.runtime import library as native
+from precast.runtime.conversion import int32_array, options_struct
 from precast.runtime.errors import ErrorCode, ShutDownError
-from precast.runtime.native_engine import int32_array, options_struct
 from precast.runtime.requests import EngineOptions
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Model:
         struct = options_struct(self._library, options or EngineOptions())
         error = self._library.precast_model_new(os.fsencode(Path(path)), ctypes.byref(struct), ctypes.byref(handle))
         native.check(self._library, error)
+        self._options = struct  # holds the callback that the model calls
         self._handle = handle
         self._finalizer = weakref.finalize(self, self._library.precast_model_delete, handle)
         text = ctypes.c_void_p()

@@ -1,6 +1,7 @@
 """The ctypes declarations agree with precast.h: a C program that includes it prints what the compiler made of it."""
 
 import ctypes
+import enum
 import re
 import subprocess
 from pathlib import Path
@@ -8,16 +9,30 @@ from typing import Any
 
 import pytest
 
-from precast.runtime import ErrorCode, FinishReason, library, native_engine
+from precast.runtime import CapacityPolicy, ErrorCode, FinishReason, LogLevel, conversion, library, structs
 
 HEADER = Path(__file__).resolve().parents[2] / "runtime" / "native" / "include" / "precast.h"
 
 STRUCTS: dict[str, type[ctypes.Structure]] = {
-    "precast_engine_options_t": library.EngineOptionsStruct,
-    "precast_sampling_t": library.SamplingStruct,
-    "precast_request_t": library.RequestStruct,
-    "precast_event_t": library.EventStruct,
+    "precast_engine_options_t": structs.EngineOptionsStruct,
+    "precast_logit_bias_t": structs.LogitBiasStruct,
+    "precast_token_sequence_t": structs.TokenSequenceStruct,
+    "precast_sampling_t": structs.SamplingStruct,
+    "precast_retention_t": structs.RetentionStruct,
+    "precast_request_t": structs.RequestStruct,
+    "precast_logprob_t": structs.LogprobStruct,
+    "precast_event_t": structs.EventStruct,
+    "precast_logits_row_t": structs.LogitsRowStruct,
+    "precast_logits_processor_t": structs.LogitsProcessorStruct,
+    "precast_token_source_t": structs.TokenSourceStruct,
+    "precast_step_t": structs.StepStruct,
+    "precast_step_result_t": structs.StepResultStruct,
+    "precast_session_config_t": structs.SessionConfigStruct,
+    "precast_session_properties_t": structs.SessionPropertiesStruct,
+    "precast_session_table_t": structs.SessionTableStruct,
 }
+
+FUNCTION_FIELD = re.compile(r"\(\*(\w+)\)\(([^)]*)\);")
 
 
 def without_comments(source: str) -> str:
@@ -62,8 +77,21 @@ def test_structs_have_all_fields_in_order(struct: str) -> None:
     """A field that Python lacks at the end would still give the same offsets, and hide in the padding."""
     body = re.search(rf"\{{([^}}]*)\}} {struct};", without_comments(HEADER.read_text()))
     assert body is not None
-    declared = re.findall(r"(\w+);", body.group(1))
+    declared = [function or name for function, name in re.findall(r"\(\*(\w+)\)\([^)]*\);|(\w+);", body.group(1))]
     assert [name for name, *_ in STRUCTS[struct]._fields_] == declared
+
+
+@pytest.mark.parametrize("struct", STRUCTS)
+def test_functions_in_structs_take_as_many_arguments(struct: str) -> None:
+    body = re.search(rf"\{{([^}}]*)\}} {struct};", without_comments(HEADER.read_text()))
+    assert body is not None
+    declared = {name: len(arguments.split(",")) for name, arguments in FUNCTION_FIELD.findall(body.group(1))}
+    mirrored = {
+        name: len(type_._argtypes_)
+        for name, type_ in STRUCTS[struct]._fields_
+        if issubclass(type_, ctypes._CFuncPtr) and type_ is not structs.LogCallback
+    }
+    assert mirrored == declared
 
 
 def test_every_struct_of_the_header_is_declared() -> None:
@@ -72,6 +100,7 @@ def test_every_struct_of_the_header_is_declared() -> None:
 
 
 C_TYPES: dict[str, Any] = {
+    "int": ctypes.c_int,
     "int32_t": ctypes.c_int32,
     "uint32_t": ctypes.c_uint32,
     "int64_t": ctypes.c_int64,
@@ -145,7 +174,13 @@ def test_finish_reasons_are_those_of_the_header() -> None:
         for name, value in enumerator_values().items()
         if name.startswith("PRECAST_FINISH_") and name != "PRECAST_FINISH_NONE"
     }
-    assert theirs == native_engine._FINISH_REASONS
+    assert theirs == conversion.FINISH_REASONS
+
+
+@pytest.mark.parametrize(("prefix", "mirror"), [("PRECAST_CAPACITY_", CapacityPolicy), ("PRECAST_LOG_", LogLevel)])
+def test_enumerations_are_those_of_the_header(prefix: str, mirror: type[enum.IntEnum]) -> None:
+    theirs = {name.removeprefix(prefix): v for name, v in enumerator_values().items() if name.startswith(prefix)}
+    assert theirs == {member.name: member.value for member in mirror}
 
 
 def test_event_kinds_are_those_of_the_header() -> None:
@@ -153,7 +188,7 @@ def test_event_kinds_are_those_of_the_header() -> None:
     assert (
         values["PRECAST_EVENT_TOKEN"],
         values["PRECAST_EVENT_FINISHED"],
-    ) == (library.EVENT_TOKEN, library.EVENT_FINISHED)
+    ) == (structs.EVENT_TOKEN, structs.EVENT_FINISHED)
 
 
 def test_the_loaded_library_has_the_version_of_the_header() -> None:
