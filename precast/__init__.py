@@ -11,17 +11,51 @@ from typing import TYPE_CHECKING
 from precast.version import __version__
 
 if TYPE_CHECKING:
+    from precast.configs import (
+        CapacitySchedulerPolicy,
+        KvCacheConfig,
+        KvCacheRetentionConfig,
+        SchedulerConfig,
+        TokenRangeRetentionConfig,
+    )
+    from precast.futures import RequestFuture
+    from precast.inputs import PreprocessedInputs
     from precast.llm import LLM
-    from precast.outputs import CompletionOutput, RequestOutput
+    from precast.outputs import CompletionOutput, Logprob, RequestOutput
+    from precast.runtime import QueueFullError
     from precast.sampling_params import SamplingParams
 
-__all__ = ["LLM", "CompletionOutput", "RequestOutput", "SamplingParams", "__version__"]
+__all__ = [
+    "LLM",
+    "CapacitySchedulerPolicy",
+    "CompletionOutput",
+    "KvCacheConfig",
+    "KvCacheRetentionConfig",
+    "Logprob",
+    "PreprocessedInputs",
+    "QueueFullError",
+    "RequestFuture",
+    "RequestOutput",
+    "SamplingParams",
+    "SchedulerConfig",
+    "TokenRangeRetentionConfig",
+    "__version__",
+]
 
 _MODULE_OF = {
     "LLM": "precast.llm",
+    "CapacitySchedulerPolicy": "precast.configs",
     "CompletionOutput": "precast.outputs",
+    "KvCacheConfig": "precast.configs",
+    "KvCacheRetentionConfig": "precast.configs",
+    "Logprob": "precast.outputs",
+    "PreprocessedInputs": "precast.inputs",
+    "QueueFullError": "precast.runtime",
+    "RequestFuture": "precast.futures",
     "RequestOutput": "precast.outputs",
     "SamplingParams": "precast.sampling_params",
+    "SchedulerConfig": "precast.configs",
+    "TokenRangeRetentionConfig": "precast.configs",
 }
 
 

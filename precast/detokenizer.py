@@ -33,6 +33,7 @@ class IncrementalDetokenizer:
         self._decode = decode
         self._ids = self._end_of_prompt(prompt_token_ids)
         self._given_end = len(self._ids)
+        self._shown = ""  # of the new tokens, given out before the character that they end within
 
     def push(self, token_id: int) -> str:
         """The text that is certain now and was not before; often "" in scripts whose characters need several tokens."""
@@ -51,14 +52,25 @@ class IncrementalDetokenizer:
     def _advance(self, *, final: bool) -> str:
         text = self._decode(self._ids)
         if text.endswith(_INCOMPLETE) and not final:
-            return ""
-        piece = self._new_part(text)
-        if piece:
+            return self._part_before_character(text)
+        piece = self._new_part(text).removeprefix(self._shown)
+        shown, self._shown = self._shown, ""
+        if piece or shown:
             # The window moves on: the next difference is taken against the tokens given out now.
             self._ids = self._ids[self._given_end :]
             self._given_end = len(self._ids)
         elif final:
             del self._ids[self._given_end :]  # a long run of tokens without a text
+        return piece
+
+    def _part_before_character(self, text: str) -> str:
+        """One token may hold the end of a word and the first byte of a character: the word need not wait."""
+        given = self._decode(self._ids[: self._given_end])
+        before = text.rstrip(_INCOMPLETE)
+        if not before.startswith(given + self._shown):
+            return ""
+        piece = before[len(given) + len(self._shown) :]
+        self._shown += piece
         return piece
 
     def _new_part(self, text: str) -> str:

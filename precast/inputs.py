@@ -4,33 +4,61 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypedDict, cast
 
 
-class TextPrompt(TypedDict):
+class _SharedKeys(TypedDict, total=False):
+    cache_salt: str
+
+
+class TextPrompt(_SharedKeys):
+    """A text; with a cache_salt, cached blocks are shared only with prompts of the same salt."""
+
     prompt: str
 
 
-class TokensPrompt(TypedDict):
+class TokensPrompt(_SharedKeys):
+    """Token ids, and as in TextPrompt."""
+
     prompt_token_ids: Sequence[int]
 
 
-PromptInput: TypeAlias = "str | Sequence[int] | TextPrompt | TokensPrompt"
-"""A text, its token ids, or a dict that holds either."""
+@dataclass(frozen=True)
+class PreprocessedInputs:
+    """A prompt that ``LLM.preprocess`` has tokenised, cut and checked.
+
+    Attributes:
+        prompt_token_ids: what the model will read.
+        query_token_ids, multimodal_params, encoder_input_token_ids: None; models that need them are not supported.
+        prompt: the text, where there was one.
+        cache_salt: as in TextPrompt.
+    """
+
+    prompt_token_ids: list[int]
+    query_token_ids: list[int] | None = None
+    multimodal_params: None = None
+    encoder_input_token_ids: list[int] | None = None
+    prompt: str | None = None
+    cache_salt: str | None = None
+
+
+PromptInput: TypeAlias = "str | Sequence[int] | TextPrompt | TokensPrompt | PreprocessedInputs"
+"""A text, its token ids, a dict that holds either, or what ``LLM.preprocess`` made of one of these."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Either a text or token ids."""
+    """A text, token ids, or a text and what it has been tokenised to."""
 
     text: str | None = None
     token_ids: tuple[int, ...] | None = None
+    cache_salt: str | None = None
 
 
 def is_single(inputs: object) -> bool:
     """Whether ``inputs`` is one prompt: a str, a dict, or a list of ints (an empty list is no prompt at all)."""
-    return isinstance(inputs, (str, Mapping)) or (
+    return isinstance(inputs, (str, Mapping, PreprocessedInputs)) or (
         _is_sequence(inputs) and _is_token_ids(cast(Sequence[object], inputs))
     )
 
@@ -66,6 +94,8 @@ def _is_integer(value: object) -> bool:
 
 
 def _to_prompt(value: object, name: str) -> Prompt:
+    if isinstance(value, PreprocessedInputs):
+        return Prompt(value.prompt, tuple(value.prompt_token_ids), value.cache_salt)
     if isinstance(value, Mapping):
         return _from_dict(value, name)
     if isinstance(value, str):
@@ -82,12 +112,15 @@ def _to_prompt(value: object, name: str) -> Prompt:
 
 
 def _from_dict(value: Mapping[str, object], name: str) -> Prompt:
-    keys = set(value)
+    keys = set(value) - {"cache_salt"}
+    salt = value.get("cache_salt")
+    if salt is not None and not isinstance(salt, str):
+        raise TypeError(f"{name} must have a str as cache_salt, got {salt!r:.100}")
     if keys == {"prompt"} and isinstance(value["prompt"], str):
-        return _to_prompt(value["prompt"], name)
-    if keys == {"prompt_token_ids"} and not isinstance(value["prompt_token_ids"], (str, Mapping)):
-        return _to_prompt(value["prompt_token_ids"], name)
+        return replace(_to_prompt(value["prompt"], name), cache_salt=salt)
+    if keys == {"prompt_token_ids"} and not isinstance(value["prompt_token_ids"], (str, Mapping, PreprocessedInputs)):
+        return replace(_to_prompt(value["prompt_token_ids"], name), cache_salt=salt)
     raise ValueError(
         f'{name} must be {{"prompt": str}} or {{"prompt_token_ids": list of int}}, '
-        f"got a dict with {sorted(map(str, keys))}"
+        f"got a dict with {sorted(map(str, value))}"
     )

@@ -6,33 +6,21 @@ import itertools
 import logging
 import os
 import weakref
-from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from precast.checkpoints.engine_dir import check_files, copy_engine, is_engine_dir, read_manifest, verify_files
-from precast.generation import GeneratedRequest, make_requests
-from precast.inputs import PromptInput, is_single, to_prompts
+from precast.defaults import read_default_sampling
+from precast.llm_generate import GenerateMethods
+from precast.llm_stats import StatsMethods
 from precast.options import Options, check_backend, sort_options
-from precast.outputs import RequestOutput
-from precast.progress import RequestBar
-from precast.runtime import Engine, EngineOptions
-from precast.sampling_params import SamplingParams
-from precast.tokenizer import Tokenizer, read_generation_config
+from precast.runtime import Engine, EngineOptions, LogLevel
+from precast.tokenizer import Tokenizer
 
 logger = logging.getLogger("precast")
 
-# Distribution parameters of generation_config.json, and their names and neutral values here.
-_SAMPLING_DEFAULTS = {
-    "temperature": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "max_new_tokens": "max_tokens",
-}
-_UNSUPPORTED_DEFAULTS = {"min_p": 0.0, "repetition_penalty": 1.0}
 
-
-class LLM:
+class LLM(GenerateMethods, StatsMethods):
     """A language model that was built ahead of time, ready to generate.
 
     Args:
@@ -49,7 +37,9 @@ class LLM:
         backend: None or "onnxruntime".
         **options: for building, ``kv_cache_dtype`` ("auto", "float32", "bfloat16") and ``tokens_per_block``.
             For running, ``num_threads``, ``max_batch_size``, ``max_num_tokens``, ``kv_cache_bytes``; see
-            ``precast_engine_options_t`` in precast.h. For both, ``max_seq_len``. ``verify=True`` compares every
+            ``precast_engine_options_t`` in precast.h; ``scheduler_config`` (a SchedulerConfig), ``max_queue_size``
+            (requests that may wait for their first step) and ``iter_stats_max_iterations``. For both,
+            ``max_seq_len`` and ``kv_cache_config`` (a KvCacheConfig). ``verify=True`` compares every
             file of an engine with its hash before loading. vLLM's names ``max_num_seqs``,
             ``max_num_batched_tokens``, ``kv_cache_memory_bytes`` and ``max_model_len`` are understood.
 
@@ -91,107 +81,6 @@ class LLM:
             self.shutdown()
             raise
 
-    # ------------------------------------------------------------------------------------------------ generating
-
-    # A str is a sequence of str too, which mypy points out: the first signature that fits is the one meant.
-    @overload
-    def generate(  # type: ignore[overload-overlap]
-        self,
-        inputs: PromptInput,
-        sampling_params: SamplingParams | None = None,
-        use_tqdm: bool | Callable[..., Any] = True,
-    ) -> RequestOutput: ...
-
-    @overload
-    def generate(
-        self,
-        inputs: Sequence[PromptInput],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
-        use_tqdm: bool | Callable[..., Any] = True,
-    ) -> list[RequestOutput]: ...
-
-    def generate(
-        self,
-        inputs: PromptInput | Sequence[PromptInput],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
-        use_tqdm: bool | Callable[..., Any] = True,
-    ) -> RequestOutput | list[RequestOutput]:
-        """Continues prompts; all of them run side by side.
-
-        Args:
-            inputs: a text, token ids, {"prompt": text} or {"prompt_token_ids": ids}, or a list of these.
-            sampling_params: one for all, or one each. None: the checkpoint's generation_config.
-            use_tqdm: show a progress bar; or a callable that is used in place of ``tqdm.tqdm``.
-
-        Returns:
-            A RequestOutput for one prompt, a list in the order of the prompts for a list.
-
-        Raises:
-            ValueError: a prompt or a parameter that cannot work; nothing has run then.
-            NativeError: the engine failed a request; the others were cancelled.
-            RuntimeError: after :meth:`shutdown`.
-        """
-        requests = self._make_requests(inputs, sampling_params)
-        try:
-            self._submit(requests)
-            with RequestBar(len(requests), use_tqdm) as bar:
-                for request in requests:
-                    for _ in request.stream():
-                        pass
-                    bar.request_done(request.output)
-        except BaseException:  # KeyboardInterrupt above all: what was submitted must not go on behind the caller's back
-            for request in requests:
-                request.cancel()
-            raise
-        outputs = [request.output for request in requests]
-        return outputs[0] if is_single(inputs) else outputs
-
-    def stream(
-        self, inputs: PromptInput, sampling_params: SamplingParams | None = None
-    ) -> Generator[RequestOutput, None, None]:
-        """Continues one prompt and gives its RequestOutput, the same object again and again, as tokens arrive.
-
-        Leaving the loop early cancels the request. With ``n`` > 1 the outputs come one after the other.
-
-        Raises:
-            ValueError, NativeError, RuntimeError: as :meth:`generate`, when the first output is asked for.
-        """
-        if not is_single(inputs):
-            raise ValueError("stream takes one prompt; use generate for several")
-        (request,) = self._make_requests(inputs, sampling_params)
-        try:
-            self._submit([request])
-            yield from request.stream()
-        finally:
-            request.cancel()
-
-    def get_default_sampling_params(self) -> SamplingParams:
-        """The sampling parameters that the checkpoint's generation_config.json asks for."""
-        return self._default_sampling
-
-    def _make_requests(
-        self,
-        inputs: PromptInput | Sequence[PromptInput],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-    ) -> list[GeneratedRequest]:
-        prompts = to_prompts(inputs)
-        params = _one_each(self._default_sampling if sampling_params is None else sampling_params, len(prompts))
-        return make_requests(
-            prompts, params, tokenizer=self._tokenizer, info=self._running_engine().info, ids=self._request_ids
-        )
-
-    def _submit(self, requests: Sequence[GeneratedRequest]) -> None:
-        engine = self._running_engine()
-        for request in requests:  # before they run, so that they can be cancelled whenever Ctrl-C comes
-            request.handles = engine.reserve(len(request.native_requests))
-        natives = [native for request in requests for native in request.native_requests]
-        engine.submit(natives, [handle for request in requests for handle in request.handles])
-
-    def _running_engine(self) -> Engine:
-        if self._engine is None:
-            raise RuntimeError("LLM is shutting down")
-        return self._engine
-
     # ----------------------------------------------------------------------------------- building, loading, keeping
 
     def _build(self, model: str | os.PathLike[str], dtype: str, revision: str | None, options: Options) -> Path:
@@ -230,8 +119,12 @@ class LLM:
             verify_files(self.engine_dir, manifest)
         folder = Path(tokenizer) if tokenizer is not None else self.engine_dir / "tokenizer"
         self._tokenizer = None if skip_tokenizer_init else Tokenizer(folder)  # is read beside the rest from now on
-        self._default_sampling = _default_sampling(self.engine_dir / "tokenizer")
-        self._engine = Engine(self.engine_dir, EngineOptions(max_seq_len=options.max_seq_len, **options.runtime))
+        self._default_sampling = read_default_sampling(self.engine_dir / "tokenizer")
+        native_options = EngineOptions(max_seq_len=options.max_seq_len, log=_log, **options.runtime)
+        self._max_queue_size = native_options.max_queue_size
+        self._keeps_stats = bool(native_options.iteration_stats_size)
+        self._keeps_kv_events = bool(native_options.kv_events_size)
+        self._engine = Engine(self.engine_dir, native_options)
         if options.max_seq_len is not None and self._engine.info["max_seq_len"] < options.max_seq_len:
             most = self._engine.info["max_seq_len"]
             logger.warning("max_seq_len=%d is more than this engine can do: %d is used", options.max_seq_len, most)
@@ -269,10 +162,6 @@ class LLM:
     def info(self) -> dict[str, Any]:
         """What was loaded, as of this moment: see ``precast_engine_info``."""
         return self._running_engine().read_info()
-
-    def get_stats(self) -> dict[str, Any]:
-        """Counters of this moment: see ``precast_engine_stats``."""
-        return self._running_engine().stats()
 
     def __enter__(self) -> LLM:
         return self
@@ -324,28 +213,12 @@ def _refuse_build_options(model: str | os.PathLike[str], dtype: str, revision: s
         raise ValueError(f"{model} is an engine, built already: workspace is where a checkpoint is built, leave it out")
 
 
-def _one_each(params: SamplingParams | Sequence[SamplingParams], count: int) -> list[SamplingParams]:
-    each = [params] * count if isinstance(params, SamplingParams) else list(params)
-    for one in each:
-        if not isinstance(one, SamplingParams):
-            raise TypeError(f"sampling_params must be SamplingParams or a sequence of them, got {type(one).__name__}")
-    if len(each) != count:
-        raise ValueError(f"{len(each)} sampling_params for {count} prompts: give one for all, or one each")
-    return each
+_LOG_LEVELS: dict[int, int] = {
+    LogLevel.INFO: logging.INFO,
+    LogLevel.WARNING: logging.WARNING,
+    LogLevel.ERROR: logging.ERROR,
+}
 
 
-def _default_sampling(folder: Path) -> SamplingParams:
-    config = read_generation_config(folder)
-    given = {ours: config[theirs] for theirs, ours in _SAMPLING_DEFAULTS.items() if config.get(theirs) is not None}
-    for name, neutral in _UNSUPPORTED_DEFAULTS.items():
-        value = config.get(name)
-        if value is not None and value != neutral:
-            logger.warning("generation_config asks for %s=%s, which this version does not apply", name, value)
-    try:
-        params = SamplingParams(**given)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'generation_config.json'}: {error}") from error
-    if given:
-        said = ", ".join(f"{name}={value}" for name, value in given.items())
-        logger.info("sampling defaults from the checkpoint's generation_config: %s", said)
-    return params
+def _log(level: int, message: str) -> None:
+    logger.log(_LOG_LEVELS.get(level, logging.WARNING), "%s", message)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from precast.configs import KvCacheConfig, SchedulerConfig
+
 # What LLM's **options may hold, and the names the two halves know them by.
 RUNTIME_OPTIONS = {
     "num_threads": "num_threads",
@@ -16,9 +18,12 @@ RUNTIME_OPTIONS = {
     "max_num_batched_tokens": "max_num_tokens",
     "kv_cache_bytes": "kv_cache_bytes",
     "kv_cache_memory_bytes": "kv_cache_bytes",
+    "max_queue_size": "max_queue_size",
+    "iter_stats_max_iterations": "iteration_stats_size",
 }
 BUILD_OPTIONS = {"kv_cache_dtype": "kv_cache_dtype", "tokens_per_block": "tokens_per_block"}
 SEQUENCE_LENGTH_OPTIONS = ("max_seq_len", "max_model_len")
+CONFIG_OPTIONS = ("kv_cache_config", "scheduler_config")
 OTHER_OPTIONS = ("verify", "workspace")
 # LLM's named arguments, which somebody may have meant with a name that is nearly one of them.
 ARGUMENTS = (
@@ -33,6 +38,8 @@ ARGUMENTS = (
     "tokenizer_revision",
     "backend",
 )
+
+DEFAULT_ITERATION_STATS = 1000
 
 _FOREIGN_BACKENDS = ("pytorch", "_autodeploy")
 
@@ -49,19 +56,57 @@ class Options:
 
 
 def sort_options(options: Mapping[str, Any]) -> Options:
-    """Raises ValueError for an unknown name, with the nearest known one, and for one value given under two names."""
-    known = (*RUNTIME_OPTIONS, *BUILD_OPTIONS, *SEQUENCE_LENGTH_OPTIONS, *OTHER_OPTIONS)
+    """Each option to its half, under the name that it has there.
+
+    Raises:
+        ValueError: an unknown name, with the nearest known one; or one value given under two names.
+        TypeError: a configuration of another class.
+    """
+    known = (*RUNTIME_OPTIONS, *BUILD_OPTIONS, *SEQUENCE_LENGTH_OPTIONS, *CONFIG_OPTIONS, *OTHER_OPTIONS)
     for name in options:
         if name not in known:
             raise ValueError(f"unknown option {name}; {_hint(name, known)}")
     lengths = _rename(options, dict.fromkeys(SEQUENCE_LENGTH_OPTIONS, "max_seq_len"))
+    cache_build, cache_runtime = _kv_cache_options(options)
+    runtime = {"iteration_stats_size": DEFAULT_ITERATION_STATS, **_rename(options, RUNTIME_OPTIONS)}
     return Options(
-        build=_rename(options, BUILD_OPTIONS),
-        runtime=_rename(options, RUNTIME_OPTIONS),
+        build=_rename({**options, **cache_build}, BUILD_OPTIONS),
+        runtime={**runtime, **cache_runtime, **_scheduler_options(options)},
         max_seq_len=lengths.get("max_seq_len"),
         verify=bool(options.get("verify", False)),
         workspace=options.get("workspace"),
     )
+
+
+def _kv_cache_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of kv_cache_config: what LLM's build options would be, and what the runtime is told."""
+    config = options.get("kv_cache_config")
+    if config is None:
+        return {}, {}
+    if not isinstance(config, KvCacheConfig):
+        raise TypeError(f"kv_cache_config must be a KvCacheConfig or None, got {config!r}")
+    build = {}
+    for ours, value, neutral in (
+        ("kv_cache_dtype", config.dtype, "auto"),
+        ("tokens_per_block", config.tokens_per_block, None),
+    ):
+        if value != neutral:
+            if options.get(ours) is not None:
+                raise ValueError(f"{ours} and kv_cache_config say the same: give one of them")
+            build[ours] = value
+    runtime: dict[str, Any] = {"enable_block_reuse": config.enable_block_reuse}
+    if config.event_buffer_max_size:
+        runtime["kv_events_size"] = config.event_buffer_max_size
+    return build, runtime
+
+
+def _scheduler_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    config = options.get("scheduler_config")
+    if config is None:
+        return {}
+    if not isinstance(config, SchedulerConfig):
+        raise TypeError(f"scheduler_config must be a SchedulerConfig or None, got {config!r}")
+    return {"capacity_policy": config.native_policy}
 
 
 def _hint(name: str, known: Sequence[str]) -> str:

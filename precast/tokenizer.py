@@ -37,6 +37,7 @@ class Tokenizer:
                 "or pass skip_tokenizer_init=True and prompts of token ids"
             )
         self._backend: tokenizers.Tokenizer | Exception | None = None
+        self._token_texts: dict[int, str] = {}
         # No daemon: a process that ends while the library is reading would tear the thread apart inside it.
         self._reader = threading.Thread(target=self._read, name="precast-tokenizer")
         self._reader.start()
@@ -87,6 +88,13 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    def decode_token(self, token_id: int) -> str:
+        """The text of one token alone, special ones included; U+FFFD where it is part of a character."""
+        text = self._token_texts.get(token_id)
+        if text is None:
+            text = self._token_texts[token_id] = self.backend.decode([token_id], skip_special_tokens=False)
+        return text
 
 
 def read_generation_config(folder: Path) -> dict[str, Any]:

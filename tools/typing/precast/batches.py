@@ -1,0 +1,1 @@
+../../../precast/batches.py

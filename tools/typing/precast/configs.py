@@ -1,0 +1,1 @@
+../../../precast/configs.py

@@ -1,0 +1,1 @@
+../../../precast/field_checks.py

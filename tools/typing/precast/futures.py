@@ -1,0 +1,1 @@
+../../../precast/futures.py

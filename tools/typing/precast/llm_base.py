@@ -1,0 +1,1 @@
+../../../precast/llm_base.py

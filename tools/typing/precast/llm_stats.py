@@ -1,0 +1,1 @@
+../../../precast/llm_stats.py

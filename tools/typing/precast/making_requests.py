@@ -1,0 +1,1 @@
+../../../precast/making_requests.py

@@ -1,0 +1,1 @@
+../../../precast/request_settings.py

@@ -1,0 +1,1 @@
+../../../precast/stop_strings.py
