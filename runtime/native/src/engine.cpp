@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <iterator>
-#include <limits>
 #include <new>
 #include <utility>
 
@@ -73,12 +72,11 @@ void Engine::check(const Submission& submission) const {
       refuse("prompt_token_ids[", i, "] is ", prompt[i], ", outside the vocabulary of ", limits_.vocab_size);
     }
   }
-  const SamplingParams& sampling = submission.sampling;
-  if (!(sampling.temperature >= 0.0F && sampling.temperature <= std::numeric_limits<float>::max())) {
-    refuse("temperature must be finite and >= 0, got ", sampling.temperature);
+  try {
+    check_sampling_params(submission.sampling, limits_.vocab_size);
+  } catch (const Error& error) {
+    refuse(error.what());
   }
-  if (!(sampling.top_p > 0.0F && sampling.top_p <= 1.0F)) refuse("top_p must be in (0, 1], got ", sampling.top_p);
-  if (sampling.top_k < 0) refuse("top_k must be >= 0, got ", sampling.top_k);
   if (submission.max_tokens < 0) refuse("max_tokens must be >= 0, got ", submission.max_tokens);
 }
 
@@ -90,10 +88,7 @@ std::unique_ptr<Request> Engine::make_request(Submission submission) const {
   request->sampling = std::move(submission.sampling);
   const std::int32_t room = limits_.max_seq_len - static_cast<std::int32_t>(request->num_prompt_tokens);
   request->sampling.max_tokens = submission.max_tokens == 0 ? room : std::min(submission.max_tokens, room);
-  if (!submission.ignore_eos) {
-    auto& stops = request->sampling.stop_token_ids;
-    stops.insert(stops.end(), limits_.eos_token_ids.begin(), limits_.eos_token_ids.end());
-  }
+  if (!submission.ignore_eos) request->sampling.eos_token_ids = limits_.eos_token_ids;
   return request;
 }
 
@@ -216,14 +211,24 @@ void Engine::do_or_fail(const ScheduledStep& step, const std::function<void()>& 
 
 std::vector<SampledToken> Engine::sample(const ScheduledStep& step, const StepResult& result) {
   const auto vocab_size = static_cast<std::size_t>(limits_.vocab_size);
-  std::vector<SampledToken> sampled;
+  std::vector<SamplingRow> rows;
+  std::vector<std::size_t> indices;  // of the rows among the sequences that want logits
+  std::size_t num_rows = 0;
   for (const ScheduledSequence& sequence : step.sequences) {
     if (!sequence.wants_logits) continue;
-    const auto logits = result.logits.subspan(sampled.size() * vocab_size, vocab_size);
+    const std::size_t index = num_rows++;
     const Request& request = *sequence.request;
-    sampled.push_back(request.finished() ? SampledToken{}
-                                         : sampler_.sample(logits, request.sampling, request.token_ids.size()));
+    if (request.finished()) continue;
+    rows.push_back({.logits = result.logits.subspan(index * vocab_size, vocab_size),
+                    .params = &request.sampling,
+                    .token_ids = request.token_ids,
+                    .num_prompt_tokens = request.num_prompt_tokens,
+                    .request_id = request.id});
+    indices.push_back(index);
   }
+  std::vector<SampledToken> tokens = sampler_.sample(rows);
+  std::vector<SampledToken> sampled(num_rows);
+  for (std::size_t i = 0; i < rows.size(); ++i) sampled[indices[i]] = std::move(tokens[i]);
   return sampled;
 }
 

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "runtime/native/src/request.h"
-#include "runtime/native/src/sampler.h"
+#include "runtime/native/src/sampling/sampler.h"
 #include "runtime/native/src/scheduler.h"
 #include "runtime/native/src/session.h"
 

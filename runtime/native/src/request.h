@@ -7,18 +7,9 @@
 #include <vector>
 
 #include "runtime/native/src/error.h"
+#include "runtime/native/src/sampling/sampling_params.h"
 
 namespace precast {
-
-/// How a request chooses its tokens and when it ends; precast_sampling_t after validation.
-struct SamplingParams {
-  std::int32_t max_tokens = 32;  ///< >= 1; already cut to what fits in max_seq_len
-  float temperature = 1.0F;      ///< 0 is greedy, else > 0 and finite
-  std::int32_t top_k = 0;        ///< 0: all
-  float top_p = 1.0F;            ///< in (0, 1]
-  std::uint64_t seed = 0;
-  std::vector<std::int32_t> stop_token_ids;  ///< the engine's end-of-sequence ids among them, unless they are ignored
-};
 
 enum class FinishReason : std::uint32_t { none = 0, stop = 1, length = 2, cancelled = 3, error = 4 };
 

@@ -137,8 +137,10 @@ void Scheduler::accept_token(Request& request, const SampledToken& sampled, cons
   token.request_id = request.id;
   token.token_id = sampled.token_id;
   emit(std::move(token));
-  const auto& stops = request.sampling.stop_token_ids;
-  if (std::find(stops.begin(), stops.end(), sampled.token_id) != stops.end()) {
+  const auto is_among = [&](const std::vector<std::int32_t>& ids) {
+    return std::find(ids.begin(), ids.end(), sampled.token_id) != ids.end();
+  };
+  if (is_among(request.sampling.eos_token_ids) || is_among(request.sampling.stop_token_ids)) {
     end.finish_reason = FinishReason::stop;
     end.stop_token_id = sampled.token_id;
     finish(request, std::move(end), emit);

@@ -11,6 +11,7 @@
 
 #include "runtime/native/src/block_pool.h"
 #include "runtime/native/src/request.h"
+#include "runtime/native/src/sampling/sampled_token.h"
 #include "runtime/native/src/step_batch.h"
 
 namespace precast {
@@ -34,12 +35,6 @@ struct ScheduledSequence {
 struct ScheduledStep {
   StepBatch batch;
   std::vector<ScheduledSequence> sequences;
-};
-
-/// What was sampled for one sequence that wanted logits.
-struct SampledToken {
-  std::int32_t token_id = -1;
-  std::optional<Error> error;  ///< set: the request ends with it
 };
 
 /// Decides which requests advance, by how many tokens, with which blocks.
