@@ -75,7 +75,7 @@ static bool submit(const precast_engine_t *engine, const prompt_t *prompts, size
     requests[i].sampling = &sampling;
     pointers[i] = &requests[i];
   }
-  return !failed(precast_engine_submit(engine, pointers, count), "submitting");
+  return !failed(precast_engine_submit(engine, pointers, count, NULL), "submitting");
 }
 
 /* Returns whether the event is a request's last; `*ok` becomes false when the request ended with an error. */
@@ -87,7 +87,10 @@ static bool handle(const precast_event_t *event, totals_t *totals, bool *ok) {
     return false;
   }
   if (event->kind != PRECAST_EVENT_FINISHED) return false; /* of a newer library */
-  if (failed(event->error, "a request ended")) *ok = false;
+  if (event->error != NULL) {
+    fprintf(stderr, "request %" PRIu64 ": %s\n", event->request_id, precast_error_message(event->error));
+    *ok = false;
+  }
   printf("request %" PRIu64 ": finished after %" PRIu32 " tokens%s\n", event->request_id, event->num_output_tokens,
          event->finish_reason == PRECAST_FINISH_STOP ? ", at the end of the text" : "");
   totals->num_prompt_tokens += event->num_prompt_tokens;
@@ -114,6 +117,7 @@ static bool run(const precast_engine_t *engine, const prompt_t *prompts, size_t 
     }
     for (size_t i = 0; i < num_events; ++i) {
       if (handle(&events[i], &totals, &ok)) --num_in_flight;
+      precast_event_clear(&events[i], sizeof events[i]);
     }
   }
   printf("%zu requests, %" PRIu64 " tokens in, %" PRIu64 " tokens out, %.3f s from the first token to the last\n",

@@ -47,7 +47,7 @@ TEST("a missing engine and missing arguments are errors with a code and a senten
   CHECK(missing.message.find("/nonexistent/engine") != std::string::npos);
   CHECK_EQ(Answer(precast_engine_new("/nonexistent/engine", nullptr, nullptr)).code, PRECAST_ERROR_INVALID_ARGUMENT);
   CHECK_EQ(Answer(precast_engine_shutdown(nullptr)).code, PRECAST_ERROR_INVALID_ARGUMENT);
-  CHECK_EQ(Answer(precast_engine_submit(nullptr, nullptr, 0)).code, PRECAST_ERROR_INVALID_ARGUMENT);
+  CHECK_EQ(Answer(precast_engine_submit(nullptr, nullptr, 0, nullptr)).code, PRECAST_ERROR_INVALID_ARGUMENT);
   char* json = nullptr;
   CHECK_EQ(Answer(precast_engine_stats(nullptr, &json)).code, PRECAST_ERROR_INVALID_ARGUMENT);
   precast_model_t* model = nullptr;

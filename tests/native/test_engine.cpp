@@ -26,13 +26,10 @@ class CountingSession final : public Session {
 
   std::size_t max_in_flight() const noexcept override { return 1; }
 
-  StepId enqueue(const StepBatch& batch) override {
-    batch_ = &batch;
-    return ++last_step_;
-  }
+  void enqueue(const StepBatch& batch) override { batch_ = &batch; }
 
-  StepResult collect(StepId step) override {
-    CHECK_EQ(step, last_step_);
+  StepResult collect(std::uint64_t step) override {
+    CHECK_EQ(step, batch_->id);
     if (gate != nullptr) {
       while (!gate->load()) std::this_thread::yield();
     }
@@ -45,24 +42,24 @@ class CountingSession final : public Session {
       logits_[row * vocab_size + static_cast<std::size_t>((token + 1) % vocab_size)] = 10.0F;
       if (token == nan_token) logits_[row * vocab_size] = std::numeric_limits<float>::quiet_NaN();
     }
-    return {logits_, batch_->logit_rows.size()};
+    return {.logits = logits_, .token_ids = {}};
   }
 
   const std::atomic<bool>* gate = nullptr;  // when given, steps wait for it
 
  private:
   const StepBatch* batch_ = nullptr;
-  StepId last_step_ = 0;
   std::vector<float> logits_;
 };
 
-const SchedulerConfig config{.max_batch_size = 4, .max_num_tokens = 16, .tokens_per_block = 4, .num_blocks = 32};
+const SchedulerConfig config{
+    .max_batch_size = 4, .max_num_tokens = 16, .kv = {.tokens_per_block = 4, .num_blocks = 32}};
 const EngineLimits limits{.vocab_size = vocab_size, .max_seq_len = 64, .eos_token_ids = {40}};
 
 std::unique_ptr<Engine> make_engine(const std::atomic<bool>* gate = nullptr) {
   auto session = std::make_unique<CountingSession>();
   session->gate = gate;
-  return std::make_unique<Engine>(std::move(session), config, limits, /*audit=*/true);
+  return std::make_unique<Engine>(std::move(session), config, limits, EngineSettings{.audit = true});
 }
 
 Submission greedy(std::uint64_t id, Ids prompt, std::int32_t max_tokens) {

@@ -38,16 +38,15 @@ struct Part {
 StepBatch make_batch(const std::vector<Part>& parts) {
   StepBatch batch;
   batch.query_starts = {0};
-  for (const Part& part : parts) {
-    batch.block_table_width = std::max(batch.block_table_width, static_cast<std::int32_t>(part.blocks.size()));
-  }
+  BlockTable& table = batch.block_tables.emplace_back();
+  for (const Part& part : parts) table.width = std::max(table.width, static_cast<std::int32_t>(part.blocks.size()));
   for (const Part& part : parts) {
     for (std::size_t i = part.begin; i < part.end; ++i) batch.token_ids.push_back(part.tokens[i]);
     batch.query_starts.push_back(static_cast<std::int32_t>(batch.token_ids.size()));
     batch.context_lengths.push_back(static_cast<std::int32_t>(part.end));
     Tokens row = part.blocks;
-    row.resize(static_cast<std::size_t>(batch.block_table_width), -1);
-    batch.block_tables.insert(batch.block_tables.end(), row.begin(), row.end());
+    row.resize(static_cast<std::size_t>(table.width), -1);
+    table.blocks.insert(table.blocks.end(), row.begin(), row.end());
   }
   batch.logit_rows.resize(batch.token_ids.size());
   std::iota(batch.logit_rows.begin(), batch.logit_rows.end(), 0);
@@ -55,8 +54,8 @@ StepBatch make_batch(const std::vector<Part>& parts) {
 }
 
 std::vector<float> run(OrtSession& session, const StepBatch& batch) {
-  const StepResult result = session.collect(session.enqueue(batch));
-  CHECK_EQ(result.num_rows, batch.logit_rows.size());
+  session.enqueue(batch);
+  const StepResult result = session.collect(batch.id);
   CHECK_EQ(result.logits.size(), batch.logit_rows.size() * TinyEngine::vocab_size);
   return {result.logits.begin(), result.logits.end()};
 }
@@ -143,7 +142,7 @@ TEST("a step that fails names the node and leaves the ORT session usable") {
   CHECK(contains(refusal([&] { run(*session, bad); }), "node \"node0\" (ai.precast.Embedding): "));
   CHECK(contains(refusal([&] { run(*session, bad); }), "token_ids[7]"));
   bad = good;
-  bad.block_tables[1] = 12;
+  bad.block_tables[0].blocks[1] = 12;
   CHECK(contains(refusal([&] { run(*session, bad); }), "block_tables[0][1] is 12"));
   bad = good;
   bad.context_lengths[0] = 19;
@@ -163,11 +162,11 @@ TEST("an ORT session has one step in flight, and misuse is a logic error") {
   StepBatch batch = make_batch({{a, 0, 3, {0}}});
   CHECK_EQ(session->max_in_flight(), 1U);
   CHECK_THROWS(session->collect(0));
-  const StepId step = session->enqueue(batch);
+  session->enqueue(batch);
   CHECK_THROWS(session->enqueue(batch));
-  CHECK_THROWS(session->collect(step + 1));
-  CHECK_EQ(session->collect(step).num_rows, 3U);
-  CHECK_THROWS(session->collect(step));
+  CHECK_THROWS(session->collect(batch.id + 1));
+  CHECK_EQ(session->collect(batch.id).logits.size(), 3 * static_cast<std::size_t>(TinyEngine::vocab_size));
+  CHECK_THROWS(session->collect(batch.id));
   batch.query_starts.push_back(3);
   CHECK_THROWS(session->enqueue(batch));
 }

@@ -6,8 +6,8 @@
 #include <random>
 #include <vector>
 
-#include "runtime/native/src/philox.h"
-#include "runtime/native/src/sampler.h"
+#include "runtime/native/src/sampling/philox.h"
+#include "runtime/native/src/sampling/sampler.h"
 #include "tests/native/check.h"
 
 using namespace precast;
@@ -15,9 +15,15 @@ using Words = std::array<std::uint32_t, 4>;
 
 namespace {
 
-std::int32_t sample(const std::vector<float>& logits, const SamplingParams& params, std::size_t position = 5) {
+SampledToken sample_row(const std::vector<float>& logits, const SamplingParams& params, std::size_t position) {
+  const std::vector<std::int32_t> token_ids(position, 0);
+  const SamplingRow row{.logits = logits, .params = &params, .token_ids = token_ids, .num_prompt_tokens = position};
   Sampler sampler;
-  const SampledToken token = sampler.sample(logits, params, position);
+  return std::move(sampler.sample({&row, 1}).front());
+}
+
+std::int32_t sample(const std::vector<float>& logits, const SamplingParams& params, std::size_t position = 5) {
+  const SampledToken token = sample_row(logits, params, position);
   CHECK(!token.error.has_value());
   return token.token_id;
 }
@@ -138,12 +144,11 @@ TEST("top_p finds a nucleus of any size") {
 }
 
 TEST("logits that are not numbers are an error and not a token") {
-  Sampler sampler;
   constexpr float nan = std::numeric_limits<float>::quiet_NaN();
   const std::vector<std::vector<float>> bad{{1.0F, nan}, {nan, 1.0F}, {INFINITY, 1.0F}, {-INFINITY, -INFINITY}};
   for (const auto& logits : bad) {
     for (const float temperature : {0.0F, 1.0F}) {
-      CHECK(sampler.sample(logits, with(temperature, 0, 1.0F, 0), 1).error.has_value());
+      CHECK(sample_row(logits, with(temperature, 0, 1.0F, 0), 1).error.has_value());
     }
   }
 }

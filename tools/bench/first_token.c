@@ -30,7 +30,7 @@ int main(int argc, char **argv) {
   request.num_prompt_tokens = 8;
   request.sampling = &sampling;
   const precast_request_t *requests[] = {&request};
-  check(precast_engine_submit(engine, requests, 1));
+  check(precast_engine_submit(engine, requests, 1, NULL));
 
   precast_event_t event;
   size_t count = 0;

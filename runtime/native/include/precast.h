@@ -198,7 +198,7 @@ PRECAST_API precast_error_t *precast_engine_info(const precast_engine_t *engine,
 /* Counters of this moment, as JSON: steps, num_active_requests, num_queued_requests, num_completed_requests,
  * num_preemptions, num_blocks, num_free_blocks (cached ones that nobody uses among them), num_cached_blocks (those alone),
  * tokens_per_block, prompt_tokens_computed, prompt_tokens_reused, output_tokens, allocated_blocks, reused_blocks,
- * missed_blocks (full prompt blocks that were looked for and not found), last_step_ns, last_step_num_tokens,
+ * missed_blocks (full blocks that were computed, not found), last_step_ns, last_step_num_tokens,
  * last_step_num_sequences. Requests are counted by their sequences (precast_request_t.n). The caller owns `*json`. */
 PRECAST_API precast_error_t *precast_engine_stats(const precast_engine_t *engine, char **json);
 
@@ -283,7 +283,8 @@ typedef struct precast_sampling {
 PRECAST_API void precast_sampling_init(precast_sampling_t *sampling, size_t struct_size);
 
 /* How long the KV blocks of a part of a request are worth keeping for other requests: lower priorities are given up first,
- * among equals the ones that were not used for longest. Without any, blocks have priority 35. */
+ * among equals the ones that were not used for longest. A block has the priority of its first token, at least that of every
+ * block that continues it, and the highest that any request gave it. Without any, that is 35. */
 typedef struct precast_retention {
   uint32_t start_token; /* positions start_token .. end_token - 1; end_token 0: without end, so output too      */
   uint32_t end_token;

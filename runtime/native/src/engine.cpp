@@ -2,15 +2,21 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <iterator>
-#include <limits>
 #include <new>
+#include <numeric>
+#include <stdexcept>
 #include <utility>
 
 #include "runtime/native/src/concat.h"
 
 namespace precast {
 namespace {
+
+constexpr std::uint32_t max_sequences = 1024;
+// What is added to the clock must not overflow it.
+constexpr std::int64_t longest_wait_ns = std::int64_t{1} << 60;
 
 std::int64_t now_ns() {
   // std::chrono::steady_clock is CLOCK_MONOTONIC on Linux.
@@ -19,11 +25,19 @@ std::int64_t now_ns() {
 
 }  // namespace
 
-Engine::Engine(std::unique_ptr<Session> session, const SchedulerConfig& config, EngineLimits limits, bool audit)
-    : limits_(std::move(limits)), audit_(audit), session_(std::move(session)), scheduler_(config) {
-  counters_.num_blocks = counters_.num_free_blocks = static_cast<std::uint64_t>(config.num_blocks);
-  counters_.tokens_per_block = config.tokens_per_block;
+Engine::Engine(std::unique_ptr<Session> session, const SchedulerConfig& config, EngineLimits limits,
+               EngineSettings settings)
+    : limits_(std::move(limits)),
+      settings_(std::move(settings)),
+      num_blocks_(static_cast<std::size_t>(config.kv.num_blocks)),
+      session_(std::move(session)),
+      scheduler_(config),
+      sampler_(settings_.kernel_level),
+      kv_events_size_(config.kv.events_size) {
+  counters_.num_blocks = counters_.num_free_blocks = num_blocks_;
+  counters_.tokens_per_block = config.kv.tokens_per_block;
   stats_ = counters_;
+  kv_events_ = scheduler_.take_kv_events();
   thread_ = std::thread(&Engine::run, this);
 }
 
@@ -34,28 +48,35 @@ Engine::~Engine() {
 
 // ----------------------------------------------------------------------------------------------- called by anyone
 
-void Engine::submit(std::vector<Submission> submissions) {
-  std::unordered_set<std::uint64_t> ids;
+bool Engine::submit(std::vector<Submission> submissions) {
+  std::unordered_map<std::uint64_t, std::vector<std::uint32_t>> added;
+  std::size_t num_sequences = 0;
   for (const Submission& submission : submissions) {
     check(submission);
-    if (!ids.insert(submission.id).second) {
+    std::vector<std::uint32_t> sequences(submission.n);
+    std::iota(sequences.begin(), sequences.end(), 0U);
+    num_sequences += sequences.size();
+    if (!added.emplace(submission.id, std::move(sequences)).second) {
       throw Error(ErrorCode::invalid_argument, concat("request ", submission.id, " is in this call twice"));
     }
   }
-  std::deque<std::unique_ptr<Request>> requests;
-  for (Submission& submission : submissions) requests.push_back(make_request(std::move(submission)));
+  std::deque<std::vector<std::shared_ptr<Request>>> requests;
+  for (Submission& submission : submissions) requests.push_back(make_requests(std::move(submission)));
 
   const std::lock_guard lock(mutex_);
   if (shutting_down_) throw Error(ErrorCode::shut_down, "the engine has been shut down and takes no requests");
-  for (const std::uint64_t id : ids) {
+  for (const auto& [id, sequences] : added) {
     if (unfinished_.contains(id)) {
       throw Error(ErrorCode::invalid_argument,
-                  concat("request ", id, " is still running: an id is free again after its finished event"));
+                  concat("request ", id, " is still running: an id is free again after its last event"));
     }
   }
-  unfinished_.merge(ids);
-  std::move(requests.begin(), requests.end(), std::back_inserter(submitted_));
+  if (settings_.max_queue_size != 0 && num_unscheduled_ + num_sequences > settings_.max_queue_size) return false;
+  num_unscheduled_ += num_sequences;
+  unfinished_.merge(added);
+  std::move(requests.begin(), requests.end(), std::back_inserter(inbox_.submitted));
   inbox_changed_.notify_one();
+  return true;
 }
 
 void Engine::check(const Submission& submission) const {
@@ -73,34 +94,54 @@ void Engine::check(const Submission& submission) const {
       refuse("prompt_token_ids[", i, "] is ", prompt[i], ", outside the vocabulary of ", limits_.vocab_size);
     }
   }
-  const SamplingParams& sampling = submission.sampling;
-  if (!(sampling.temperature >= 0.0F && sampling.temperature <= std::numeric_limits<float>::max())) {
-    refuse("temperature must be finite and >= 0, got ", sampling.temperature);
-  }
-  if (!(sampling.top_p > 0.0F && sampling.top_p <= 1.0F)) refuse("top_p must be in (0, 1], got ", sampling.top_p);
-  if (sampling.top_k < 0) refuse("top_k must be >= 0, got ", sampling.top_k);
+  if (submission.n < 1 || submission.n > max_sequences) refuse("n must be in [1, ", max_sequences, "], got ", submission.n);
+  if (!std::isfinite(submission.priority)) refuse("priority must be finite, got ", submission.priority);
   if (submission.max_tokens < 0) refuse("max_tokens must be >= 0, got ", submission.max_tokens);
+  if (submission.use_logits_processor && settings_.logits_processor == nullptr) {
+    refuse("use_logits_processor is set, and the engine was loaded without a logits processor");
+  }
+  for (const RetentionRange& range : submission.retention) {
+    if (range.priority > max_retention_priority || (range.end_token != 0 && range.end_token <= range.start_token)) {
+      refuse("retention of tokens ", range.start_token, " to ", range.end_token, " with priority ", range.priority,
+             ": the range must not be empty, and the priority at most ", max_retention_priority);
+    }
+  }
+  try {
+    SamplingParams sampling = submission.sampling;
+    if (submission.max_tokens == 0) sampling.max_tokens = std::max(sampling.min_tokens, 1);
+    check_sampling_params(sampling, limits_.vocab_size);
+  } catch (const Error& error) {
+    refuse(error.what());
+  }
 }
 
-std::unique_ptr<Request> Engine::make_request(Submission submission) const {
-  auto request = std::make_unique<Request>();
-  request->id = submission.id;
-  request->token_ids = std::move(submission.prompt_token_ids);
-  request->num_prompt_tokens = request->token_ids.size();
-  request->sampling = std::move(submission.sampling);
-  const std::int32_t room = limits_.max_seq_len - static_cast<std::int32_t>(request->num_prompt_tokens);
-  request->sampling.max_tokens = submission.max_tokens == 0 ? room : std::min(submission.max_tokens, room);
-  if (!submission.ignore_eos) {
-    auto& stops = request->sampling.stop_token_ids;
-    stops.insert(stops.end(), limits_.eos_token_ids.begin(), limits_.eos_token_ids.end());
+std::vector<std::shared_ptr<Request>> Engine::make_requests(Submission submission) const {
+  const auto group = std::make_shared<RequestGroup>(RequestGroup{submission.id, submission.n});
+  auto first = std::make_shared<Request>();
+  first->group = group;
+  first->token_ids = std::move(submission.prompt_token_ids);
+  first->num_prompt_tokens = first->token_ids.size();
+  first->sampling = std::move(submission.sampling);
+  const std::int32_t room = limits_.max_seq_len - static_cast<std::int32_t>(first->num_prompt_tokens);
+  first->sampling.max_tokens = submission.max_tokens == 0 ? room : std::min(submission.max_tokens, room);
+  if (!submission.ignore_eos) first->sampling.eos_token_ids = limits_.eos_token_ids;
+  first->use_logits_processor = submission.use_logits_processor;
+  first->priority = submission.priority;
+  first->deadline_ns = submission.deadline_ns;
+  first->arrival_ns = now_ns();
+  first->kv = scheduler_.kv().open(submission.cache_salt, std::move(submission.retention), submission.skip_block_reuse);
+  std::vector<std::shared_ptr<Request>> sequences{first};
+  for (std::uint32_t i = 1; i < submission.n; ++i) {
+    sequences.push_back(std::make_shared<Request>(*first));
+    sequences.back()->sequence = i;
   }
-  return request;
+  return sequences;
 }
 
 bool Engine::cancel(std::uint64_t id) {
   const std::lock_guard lock(mutex_);
   if (!unfinished_.contains(id)) return false;
-  cancelled_.push_back(id);
+  inbox_.cancelled.push_back(id);
   inbox_changed_.notify_one();
   return true;
 }
@@ -110,7 +151,7 @@ std::vector<Event> Engine::wait(std::size_t capacity, std::int64_t timeout_ns) {
   const auto something = [this] { return !events_.empty() || stopped_; };
   if (timeout_ns < 0) {
     events_changed_.wait(lock, something);
-  } else if (!events_changed_.wait_for(lock, std::chrono::nanoseconds(timeout_ns), something)) {
+  } else if (!events_changed_.wait_for(lock, std::chrono::nanoseconds(std::min(timeout_ns, longest_wait_ns)), something)) {
     return {};
   }
   if (events_.empty()) throw Error(ErrorCode::shut_down, "the engine has been shut down and every event was delivered");
@@ -118,18 +159,38 @@ std::vector<Event> Engine::wait(std::size_t capacity, std::int64_t timeout_ns) {
   const auto end = events_.begin() + static_cast<std::ptrdiff_t>(std::min(capacity, events_.size()));
   std::move(events_.begin(), end, std::back_inserter(taken));
   events_.erase(events_.begin(), end);
+  event_fd_.set(something());
   return taken;
 }
 
 void Engine::shutdown() {
   const std::lock_guard lock(mutex_);
   shutting_down_ = true;
+  inbox_.shut_down = true;
   inbox_changed_.notify_all();
 }
 
 EngineStats Engine::stats() const {
   const std::lock_guard lock(mutex_);
   return stats_;
+}
+
+std::vector<IterationStats> Engine::take_iteration_stats() {
+  const std::lock_guard lock(mutex_);
+  std::vector<IterationStats> taken(iterations_.begin(), iterations_.end());
+  iterations_.clear();
+  return taken;
+}
+
+std::vector<KvEvent> Engine::take_kv_events() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(kv_events_, {});
+}
+
+void Engine::reset_prefix_cache() {
+  const std::lock_guard lock(mutex_);
+  inbox_.reset_prefix_cache = true;
+  inbox_changed_.notify_one();
 }
 
 // -------------------------------------------------------------------------------------------- the engine's thread
@@ -147,44 +208,57 @@ void Engine::run() {
   }
   const std::lock_guard lock(mutex_);
   stopped_ = true;
+  event_fd_.set(true);
   events_changed_.notify_all();
 }
 
-/// Takes what callers have left, and sleeps while there is nothing to do. False: shut down, and no step is in flight.
+/// Sleeps while there is nothing to do.
+Engine::Commands Engine::wait_for_commands() {
+  std::unique_lock lock(mutex_);
+  const bool idle = !scheduler_.has_unfinished() && in_flight_.empty();
+  const auto something = [this] {
+    return inbox_.shut_down || inbox_.reset_prefix_cache || !inbox_.submitted.empty() || !inbox_.cancelled.empty();
+  };
+  if (idle) inbox_changed_.wait(lock, something);
+  Commands commands = std::exchange(inbox_, {});
+  inbox_.shut_down = commands.shut_down;  // once and for all
+  return commands;
+}
+
+/// Does what callers have left. False: shut down, and no step is in flight.
 bool Engine::accept_commands() {
-  std::deque<std::unique_ptr<Request>> submitted;
-  std::vector<std::uint64_t> cancelled;
-  bool shutting_down = false;
-  {
-    std::unique_lock lock(mutex_);
-    const bool idle = !scheduler_.has_unfinished() && in_flight_.empty();
-    const auto something = [this] { return shutting_down_ || !submitted_.empty() || !cancelled_.empty(); };
-    if (idle) inbox_changed_.wait(lock, something);
-    submitted.swap(submitted_);
-    cancelled.swap(cancelled_);
-    shutting_down = shutting_down_;
-  }
-  for (auto& request : submitted) scheduler_.add(std::move(request));
-  for (const std::uint64_t id : cancelled) scheduler_.cancel(id, emit_);
-  if (!shutting_down) return true;
+  Commands commands = wait_for_commands();
+  for (auto& sequences : commands.submitted) scheduler_.add(std::move(sequences));
+  for (const std::uint64_t id : commands.cancelled) scheduler_.cancel(id, emit_);
+  if (commands.reset_prefix_cache) scheduler_.reset_prefix_cache();
+  scheduler_.expire(now_ns(), emit_);
+  if (!commands.shut_down) return true;
   scheduler_.cancel_all(emit_);
   return !in_flight_.empty();
 }
 
 void Engine::step() {
   enqueue_steps();
-  if (!in_flight_.empty()) collect_oldest_step();
-  if (audit_) scheduler_.check_integrity();
+  if (!in_flight_.empty()) {
+    collect_oldest_step();
+  } else if (scheduler_.has_unfinished()) {
+    throw std::logic_error(concat(scheduler_.num_waiting(), " requests wait, ", scheduler_.num_running(),
+                                  " run, and none can advance"));
+  }
+  if (settings_.audit) scheduler_.check_integrity();
 }
 
 void Engine::enqueue_steps() {
   while (in_flight_.size() < session_->max_in_flight()) {
-    auto step = std::make_unique<ScheduledStep>(scheduler_.schedule());
+    auto step = std::make_unique<ScheduledStep>(scheduler_.schedule(now_ns()));
     if (step->sequences.empty()) return;
     const std::int64_t start_ns = now_ns();
-    do_or_fail(*step, [&] {
-      const StepId id = session_->enqueue(step->batch);
-      in_flight_.push_back({id, std::move(step), start_ns});
+    const ScheduledStep& scheduled = *step;
+    do_or_fail(scheduled, [&] {
+      const std::vector<SamplingRow> rows = rows_for_processor(scheduled);
+      session_->enqueue(scheduled.batch);
+      in_flight_.push_back({std::move(step), start_ns});
+      if (!rows.empty()) settings_.logits_processor->start(rows);  // it may work while the step is computed
     });
   }
 }
@@ -192,14 +266,14 @@ void Engine::enqueue_steps() {
 void Engine::collect_oldest_step() {
   const InFlightStep oldest = std::move(in_flight_.front());
   in_flight_.pop_front();
-  count(oldest);  // before update, which may free the requests that the step points to
-  do_or_fail(*oldest.step, [&] {
-    const StepResult result = session_->collect(oldest.id);
-    scheduler_.update(*oldest.step, sample(*oldest.step, result), emit_);
+  const ScheduledStep& step = *oldest.step;
+  if (std::ranges::all_of(step.sequences, &ScheduledSequence::is_stale)) session_->cancel(step.batch.id);
+  do_or_fail(step, [&] {
+    const StepResult result = session_->collect(step.batch.id);
+    scheduler_.update(step, sample(step, result), emit_);
   });
-  counters_.last_step_ns = now_ns() - oldest.start_ns;
+  record(step, oldest.start_ns);
 }
-
 /// An error of the session ends the requests of this step and nobody else's.
 void Engine::do_or_fail(const ScheduledStep& step, const std::function<void()>& work) {
   try {
@@ -214,27 +288,81 @@ void Engine::do_or_fail(const ScheduledStep& step, const std::function<void()>& 
   }
 }
 
-std::vector<SampledToken> Engine::sample(const ScheduledStep& step, const StepResult& result) {
-  const auto vocab_size = static_cast<std::size_t>(limits_.vocab_size);
-  std::vector<SampledToken> sampled;
-  for (const ScheduledSequence& sequence : step.sequences) {
-    if (!sequence.wants_logits) continue;
-    const auto logits = result.logits.subspan(sampled.size() * vocab_size, vocab_size);
-    const Request& request = *sequence.request;
-    sampled.push_back(request.finished() ? SampledToken{}
-                                         : sampler_.sample(logits, request.sampling, request.token_ids.size()));
-  }
-  return sampled;
+SamplingRow Engine::sampling_row(const Request& request) const {
+  return {.logits = {},
+          .params = &request.sampling,
+          .token_ids = request.token_ids,
+          .num_prompt_tokens = request.num_prompt_tokens,
+          .sequence = request.sequence,
+          .request_id = request.group->id,
+          .wants_processor = request.use_logits_processor};
 }
 
-void Engine::count(const InFlightStep& step) {
-  ++counters_.steps;
-  counters_.last_step_num_tokens = step.step->batch.num_tokens();
-  counters_.last_step_num_sequences = step.step->batch.num_sequences();
-  for (const ScheduledSequence& sequence : step.step->sequences) {
-    counters_.prompt_tokens_computed += sequence.num_prompt_tokens;
+std::vector<SamplingRow> Engine::rows_for_processor(const ScheduledStep& step) const {
+  std::vector<SamplingRow> rows;
+  for (const ScheduledSequence& sequence : step.sequences) {
+    if (sequence.wants_logits && sequence.request->use_logits_processor) rows.push_back(sampling_row(*sequence.request));
   }
+  return rows;
 }
+
+/// One token for each sequence that wants logits: the session's own choice, or ours.
+std::vector<SampledToken> Engine::sample(const ScheduledStep& step, const StepResult& result) {
+  const auto vocab_size = static_cast<std::size_t>(limits_.vocab_size);
+  std::vector<SampledToken> tokens(step.batch.logit_rows.size());
+  std::vector<SamplingRow> rows;
+  std::vector<std::size_t> places;  // of the rows in tokens
+  std::size_t row = 0;
+  std::size_t num_logits = 0;
+  for (const ScheduledSequence& sequence : step.sequences) {
+    if (!sequence.wants_logits) continue;
+    const std::size_t place = row++;
+    const bool is_ours = !session_->chooses_tokens() || step.batch.needs_logits[place] != 0;
+    const std::size_t logits_row = is_ours ? num_logits++ : 0;
+    if (sequence.is_stale()) continue;
+    if (!is_ours) {
+      tokens[place].token_id = result.token_ids[place];
+      continue;
+    }
+    rows.push_back(sampling_row(*sequence.request));
+    rows.back().logits = result.logits.subspan(logits_row * vocab_size, vocab_size);
+    places.push_back(place);
+  }
+  std::vector<SampledToken> sampled = sampler_.sample(rows, settings_.logits_processor.get());
+  for (std::size_t i = 0; i < places.size(); ++i) tokens[places[i]] = std::move(sampled[i]);
+  return tokens;
+}
+
+// ------------------------------------------------------------------------------------------------------------ telling
+
+void Engine::record(const ScheduledStep& step, std::int64_t start_ns) {
+  const std::int64_t end_ns = now_ns();
+  ++counters_.steps;
+  counters_.last_step_ns = end_ns - start_ns;
+  counters_.last_step_num_tokens = step.batch.num_tokens();
+  counters_.last_step_num_sequences = step.batch.num_sequences();
+  if (settings_.iteration_stats_size == 0) return;
+  IterationStats iteration;
+  iteration.timestamp_ns = end_ns;
+  iteration.num_new_active_requests = step.num_first_scheduled;
+  iteration.new_active_requests_queue_latency_ns = step.queue_time_ns;
+  for (const ScheduledSequence& sequence : step.sequences) {
+    ++(sequence.num_prompt_tokens > 0 ? iteration.num_context_requests : iteration.num_generation_requests);
+    iteration.num_context_tokens += sequence.num_prompt_tokens;
+  }
+  new_iterations_.push_back(std::move(iteration));
+}
+
+namespace {
+
+template <typename To, typename From>
+void append_latest(To& to, From& from, std::size_t capacity) {
+  std::move(from.begin(), from.end(), std::back_inserter(to));
+  from.clear();
+  if (to.size() > capacity) to.erase(to.begin(), to.end() - static_cast<std::ptrdiff_t>(capacity));
+}
+
+}  // namespace
 
 /// Gives the events of a step to the callers, all at once, and the counters that belong to them.
 void Engine::publish() {
@@ -242,17 +370,44 @@ void Engine::publish() {
     event.time_ns = now_ns();
     ++(event.finish_reason == FinishReason::none ? counters_.output_tokens : counters_.num_completed_requests);
   }
+  const SchedulerCounters& scheduled = scheduler_.counters();
+  const KvCache& kv = scheduler_.kv();
   counters_.num_active_requests = scheduler_.num_running();
   counters_.num_queued_requests = scheduler_.num_waiting();
-  counters_.num_free_blocks = static_cast<std::uint64_t>(scheduler_.pool().num_free());
+  counters_.num_paused_requests = scheduler_.num_paused();
+  counters_.num_preemptions = scheduled.num_preemptions;
+  counters_.prompt_tokens_computed = scheduled.prompt_tokens_computed;
+  counters_.prompt_tokens_reused = scheduled.prompt_tokens_reused;
+  counters_.num_free_blocks = static_cast<std::uint64_t>(kv.pool().num_free());
+  counters_.num_cached_blocks = static_cast<std::uint64_t>(kv.pool().num_idle());
+  counters_.allocated_blocks = kv.num_allocated();
+  counters_.reused_blocks = kv.num_reused();
+  counters_.missed_blocks = kv.num_missed();
+  for (IterationStats& iteration : new_iterations_) iteration.totals = counters_;
+  std::vector<KvEvent> kv_events = scheduler_.take_kv_events();
+
   const std::lock_guard lock(mutex_);
   stats_ = counters_;
+  num_unscheduled_ = scheduler_.num_unscheduled();
+  for (const auto& sequences : inbox_.submitted) num_unscheduled_ += sequences.size();
+  append_latest(iterations_, new_iterations_, settings_.iteration_stats_size);
+  append_latest(kv_events_, kv_events, kv_events_size_);
+  take_outbox();
+}
+
+/// Under the mutex.
+void Engine::take_outbox() {
   if (outbox_.empty()) return;
   for (Event& event : outbox_) {
-    if (event.finish_reason != FinishReason::none) unfinished_.erase(event.request_id);
+    if (event.is_last) {
+      unfinished_.erase(event.request_id);
+    } else if (event.finish_reason != FinishReason::none) {
+      std::erase(unfinished_.at(event.request_id), event.sequence);
+    }
     events_.push_back(std::move(event));
   }
   outbox_.clear();
+  event_fd_.set(true);
   events_changed_.notify_all();
 }
 
@@ -260,17 +415,18 @@ void Engine::publish() {
 void Engine::stop(const Error& error) {
   const std::lock_guard lock(mutex_);
   shutting_down_ = true;
-  for (Event& event : outbox_) {
-    if (event.finish_reason != FinishReason::none) unfinished_.erase(event.request_id);
-    events_.push_back(std::move(event));
-  }
-  for (const std::uint64_t id : unfinished_) {
-    Event event;
-    event.request_id = id;
-    event.finish_reason = FinishReason::error;
-    event.time_ns = now_ns();
-    event.error = error;
-    events_.push_back(std::move(event));
+  take_outbox();
+  for (const auto& [id, sequences] : unfinished_) {
+    for (const std::uint32_t sequence : sequences) {
+      Event event;
+      event.request_id = id;
+      event.sequence = sequence;
+      event.is_last = sequence == sequences.back();
+      event.finish_reason = FinishReason::error;
+      event.time_ns = now_ns();
+      event.error = error;
+      events_.push_back(std::move(event));
+    }
   }
   unfinished_.clear();
 }

@@ -1,17 +1,23 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <thread>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
+#include "runtime/native/src/engine_stats.h"
+#include "runtime/native/src/event_fd.h"
 #include "runtime/native/src/request.h"
-#include "runtime/native/src/sampler.h"
+#include "runtime/native/src/sampling/logits_processor.h"
+#include "runtime/native/src/sampling/sampler.h"
 #include "runtime/native/src/scheduler.h"
 #include "runtime/native/src/session.h"
 
@@ -24,29 +30,29 @@ struct EngineLimits {
   std::vector<std::int32_t> eos_token_ids;   ///< end a request unless it ignores them
 };
 
-/// A request as the caller writes it.
+/// A request as the caller writes it; precast_request_t, where each field is explained.
 struct Submission {
   std::uint64_t id = 0;
   std::vector<std::int32_t> prompt_token_ids;
-  SamplingParams sampling;       ///< stop_token_ids: the caller's own
+  SamplingParams sampling;       ///< eos_token_ids are the engine's business
   std::int32_t max_tokens = 32;  ///< 0: as many as fit
   bool ignore_eos = false;
+  std::uint32_t n = 1;
+  float priority = 0.5F;
+  std::int64_t deadline_ns = 0;
+  std::string cache_salt;
+  bool skip_block_reuse = false;
+  bool use_logits_processor = false;
+  std::vector<RetentionRange> retention;
 };
 
-/// Counters of one moment.
-struct EngineStats {
-  std::uint64_t steps = 0;
-  std::uint64_t num_active_requests = 0;
-  std::uint64_t num_queued_requests = 0;
-  std::uint64_t num_completed_requests = 0;
-  std::uint64_t num_blocks = 0;
-  std::uint64_t num_free_blocks = 0;
-  std::uint64_t tokens_per_block = 0;
-  std::uint64_t prompt_tokens_computed = 0;
-  std::uint64_t output_tokens = 0;
-  std::int64_t last_step_ns = 0;
-  std::uint64_t last_step_num_tokens = 0;
-  std::uint64_t last_step_num_sequences = 0;
+/// What an engine does besides scheduling.
+struct EngineSettings {
+  bool audit = false;                          ///< run Scheduler::check_integrity after every step (tests)
+  std::size_t max_queue_size = 0;              ///< sequences that may wait for their first step; 0: no limit
+  std::size_t iteration_stats_size = 0;        ///< iterations whose statistics are kept
+  KernelLevel kernel_level = KernelLevel::portable;      ///< of the sampler
+  std::shared_ptr<LogitsProcessor> logits_processor{};  ///< for requests that ask for it; may be empty
 };
 
 /// In-flight batching over one session.
@@ -57,16 +63,16 @@ struct EngineStats {
 /// Every public function may be called from any thread.
 class Engine {
  public:
-  /// Starts the thread. `audit` runs Scheduler::check_integrity after every step (tests).
-  Engine(std::unique_ptr<Session> session, const SchedulerConfig& config, EngineLimits limits, bool audit = false);
+  /// Starts the thread.
+  Engine(std::unique_ptr<Session> session, const SchedulerConfig& config, EngineLimits limits, EngineSettings settings);
 
   /// Shuts down and joins the thread.
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  /// Queues all of them, or throws Error(invalid_argument) and queues none.
-  void submit(std::vector<Submission> submissions);
+  /// Queues all of them, or throws Error(invalid_argument) and queues none. False: none, the queue is full.
+  bool submit(std::vector<Submission> submissions);
 
   /// False: no unfinished request has this id.
   bool cancel(std::uint64_t id);
@@ -75,34 +81,53 @@ class Engine {
   /// Throws Error(shut_down) when the engine is shut down and every event has been taken.
   std::vector<Event> wait(std::size_t capacity, std::int64_t timeout_ns);
 
+  /// Readable while wait would not block.
+  int event_fd() const noexcept { return event_fd_.descriptor(); }
+
   /// Accepts no more requests and cancels the unfinished ones. Does not wait for the thread.
   void shutdown();
 
   EngineStats stats() const;
+
+  /// Both: since the last call, oldest first.
+  std::vector<IterationStats> take_iteration_stats();
+  std::vector<KvEvent> take_kv_events();
+
+  void reset_prefix_cache();
   const EngineLimits& limits() const noexcept { return limits_; }
 
  private:
   struct InFlightStep {
-    StepId id = 0;
     std::unique_ptr<ScheduledStep> step;  // at a fixed address: the session reads the batch until it is collected
     std::int64_t start_ns = 0;
+  };
+  struct Commands {
+    std::deque<std::vector<std::shared_ptr<Request>>> submitted;
+    std::vector<std::uint64_t> cancelled;
+    bool reset_prefix_cache = false;
+    bool shut_down = false;
   };
 
   void run();
   bool accept_commands();
+  Commands wait_for_commands();
   void step();
   void enqueue_steps();
   void collect_oldest_step();
   void do_or_fail(const ScheduledStep& step, const std::function<void()>& work);
+  std::vector<SamplingRow> rows_for_processor(const ScheduledStep& step) const;
   std::vector<SampledToken> sample(const ScheduledStep& step, const StepResult& result);
-  void count(const InFlightStep& step);
+  SamplingRow sampling_row(const Request& request) const;
+  void record(const ScheduledStep& step, std::int64_t start_ns);
   void publish();
+  void take_outbox();
   void stop(const Error& error);
-  std::unique_ptr<Request> make_request(Submission submission) const;
+  std::vector<std::shared_ptr<Request>> make_requests(Submission submission) const;
   void check(const Submission& submission) const;
 
   const EngineLimits limits_;
-  const bool audit_;
+  const EngineSettings settings_;
+  const std::size_t num_blocks_;
 
   // The thread's own.
   std::unique_ptr<Session> session_;
@@ -110,17 +135,22 @@ class Engine {
   Sampler sampler_;
   std::deque<InFlightStep> in_flight_;
   std::vector<Event> outbox_;  // events that publish() has not yet moved to events_
-  const std::function<void(Event)> emit_ = [this](Event event) { outbox_.push_back(std::move(event)); };
+  const Scheduler::Emit emit_ = [this](Event event) { outbox_.push_back(std::move(event)); };
   EngineStats counters_;       // stats_ follows at publish()
+  std::deque<IterationStats> new_iterations_;
 
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable inbox_changed_;
   std::condition_variable events_changed_;
-  std::deque<std::unique_ptr<Request>> submitted_;
-  std::vector<std::uint64_t> cancelled_;
-  std::unordered_set<std::uint64_t> unfinished_;
+  EventFd event_fd_;
+  Commands inbox_;
+  std::unordered_map<std::uint64_t, std::vector<std::uint32_t>> unfinished_;  // id -> its unfinished sequences
+  std::size_t num_unscheduled_ = 0;  // sequences that have not yet been in a step
   std::deque<Event> events_;
   EngineStats stats_;
+  std::deque<IterationStats> iterations_;
+  std::vector<KvEvent> kv_events_;
+  std::size_t kv_events_size_;
   bool shutting_down_ = false;
   bool stopped_ = false;  // the thread has published its last event
 

@@ -58,6 +58,22 @@ EngineLimits limits_of(const EngineManifest& manifest, const KvPlan& kv_plan) {
   return limits;
 }
 
+SchedulerConfig scheduler_config(const EngineManifest& manifest, const EngineOptions& options, const KvPlan& kv_plan,
+                                 const Session& session) {
+  SchedulerConfig config;
+  config.policy = options.capacity_policy;
+  config.max_batch_size = options.max_batch_size;
+  config.max_num_tokens = options.max_num_tokens;
+  config.max_in_flight = session.max_in_flight();
+  config.session_chooses_tokens = session.chooses_tokens();
+  config.kv.tokens_per_block = static_cast<std::size_t>(manifest.build.tokens_per_block);
+  config.kv.num_blocks = kv_plan.num_blocks;
+  config.kv.reuse = options.block_reuse;
+  config.kv.events_size = options.kv_events_size;
+  config.kv.secret = BlockHasher::random_secret();
+  return config;
+}
+
 std::string describe(const EngineManifest& manifest, const EngineOptions& options, const KvPlan& kv_plan,
                      const OrtSession& session) {
   return JsonWriter()
@@ -100,11 +116,12 @@ LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOpt
   std::unique_ptr<OrtSession> session = load_session(manifest, options, kv_plan.num_blocks);
   // The session belongs to the engine, at the same address.
   auto info = [=, loaded = session.get()] { return describe(manifest, options, kv_plan, *loaded); };
-  const SchedulerConfig config{.max_batch_size = options.max_batch_size,
-                               .max_num_tokens = options.max_num_tokens,
-                               .tokens_per_block = static_cast<std::size_t>(manifest.build.tokens_per_block),
-                               .num_blocks = kv_plan.num_blocks};
-  auto engine = std::make_unique<Engine>(std::move(session), config, limits_of(manifest, kv_plan));
+  const SchedulerConfig config = scheduler_config(manifest, options, kv_plan, *session);
+  EngineSettings settings{.max_queue_size = options.max_queue_size,
+                          .iteration_stats_size = options.iteration_stats_size,
+                          .kernel_level = session->kernel_level(),
+                          .logits_processor = options.logits_processor};
+  auto engine = std::make_unique<Engine>(std::move(session), config, limits_of(manifest, kv_plan), std::move(settings));
   return {std::move(engine), std::move(info)};
 }
 

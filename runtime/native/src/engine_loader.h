@@ -20,6 +20,12 @@ struct EngineOptions {
   std::uint32_t max_seq_len = 0;
   std::uint64_t kv_cache_bytes = 0;
   std::string kernel_level;
+  CapacityPolicy capacity_policy = CapacityPolicy::guaranteed_no_evict;
+  bool block_reuse = true;
+  std::uint64_t max_queue_size = 0;
+  std::uint32_t iteration_stats_size = 0;
+  std::uint32_t kv_events_size = 0;
+  std::shared_ptr<LogitsProcessor> logits_processor;
 };
 
 struct LoadedEngine {

@@ -9,7 +9,12 @@
 
 namespace precast {
 
-/// Writes one flat JSON object: what the C API reports to its callers.
+/// A value that is JSON text already.
+struct RawJson {
+  std::string text;
+};
+
+/// Writes one JSON object: what the C API reports to its callers. Objects within it are written first, as RawJson.
 class JsonWriter {
  public:
   template <typename T>
@@ -27,6 +32,8 @@ class JsonWriter {
   void write(std::integral auto value) { text_ += std::to_string(value); }
   void write(const std::string& value) { write(std::string_view(value)); }
   void write(const char* value) { write(std::string_view(value)); }
+
+  void write(const RawJson& value) { text_ += value.text; }
 
   void write(std::string_view value) {
     constexpr char digits[] = "0123456789abcdef";

@@ -33,15 +33,20 @@ void Model::compute_logits(std::span<const std::int32_t> token_ids, std::span<fl
     const auto chunk = token_ids.subspan(start, std::min(max_num_tokens_, token_ids.size() - start));
     const std::size_t end = start + chunk.size();
     StepBatch batch;
+    batch.id = ++last_step_;
     batch.token_ids.assign(chunk.begin(), chunk.end());
     batch.query_starts = {0, static_cast<std::int32_t>(chunk.size())};
     batch.context_lengths = {static_cast<std::int32_t>(end)};
-    batch.block_tables.resize((end + tokens_per_block_ - 1) / tokens_per_block_);
-    std::iota(batch.block_tables.begin(), batch.block_tables.end(), 0);
-    batch.block_table_width = static_cast<std::int32_t>(batch.block_tables.size());
+    const std::size_t width = (end + tokens_per_block_ - 1) / tokens_per_block_;
+    BlockTable& table = batch.block_tables.emplace_back();
+    table.blocks.resize(width);
+    std::iota(table.blocks.begin(), table.blocks.end(), 0);
+    table.width = static_cast<std::int32_t>(width);
     batch.logit_rows.resize(chunk.size());
     std::iota(batch.logit_rows.begin(), batch.logit_rows.end(), 0);
-    const StepResult result = session_->collect(session_->enqueue(batch));
+    batch.needs_logits.assign(chunk.size(), 1);
+    session_->enqueue(batch);
+    const StepResult result = session_->collect(batch.id);
     std::copy(result.logits.begin(), result.logits.end(), logits.begin() + static_cast<std::ptrdiff_t>(start * vocab_size));
   }
 }

@@ -28,6 +28,7 @@ class Model {
   const std::size_t max_num_tokens_;
   const std::size_t tokens_per_block_;
   std::unique_ptr<Session> session_;
+  std::uint64_t last_step_ = 0;
 };
 
 }  // namespace precast

@@ -94,22 +94,21 @@ class OrtSession::Impl {
   const WeightsFile& weights() const noexcept { return weights_; }
   const KernelState& state() const noexcept { return state_; }
 
-  StepId enqueue(const StepBatch& batch) {
+  void enqueue(const StepBatch& batch) {
     if (batch_ != nullptr) throw std::logic_error("a step is enqueued while another is in flight");
     check_sizes(batch);
     batch_ = &batch;
-    return ++last_step_;
   }
 
-  StepResult collect(StepId step) {
-    if (batch_ == nullptr || step != last_step_) throw std::logic_error("a step is collected that is not in flight");
+  StepResult collect(std::uint64_t step) {
+    if (batch_ == nullptr || step != batch_->id) throw std::logic_error("a step is collected that is not in flight");
     const StepBatch& batch = *std::exchange(batch_, nullptr);
     bind_step(batch);
     const std::size_t num_rows = batch.logit_rows.size();
     const std::span<const float> logits = bind_logits(num_rows);
     ort::check(api_, api_.RunWithBinding(session_.get(), nullptr, binding_.get()),
                concat("compute a step of ", batch.num_tokens(), " tokens"));
-    return {logits, num_rows};
+    return {.logits = logits, .token_ids = {}};
   }
 
  private:
@@ -163,9 +162,9 @@ class OrtSession::Impl {
     bind_vector("token_ids", batch.token_ids);
     bind_vector("query_starts", batch.query_starts);
     bind_vector("context_lengths", batch.context_lengths);
-    bind_input("block_tables", ort::ElementType::int32, batch.block_tables.data(),
-               batch.block_tables.size() * sizeof(std::int32_t),
-               std::array{num_sequences, std::int64_t{batch.block_table_width}});
+    const BlockTable& table = batch.block_tables.front();
+    bind_input("block_tables", ort::ElementType::int32, table.blocks.data(), table.blocks.size() * sizeof(std::int32_t),
+               std::array{num_sequences, std::int64_t{table.width}});
     bind_vector("logit_rows", batch.logit_rows);
   }
 
@@ -191,11 +190,13 @@ class OrtSession::Impl {
 
   static void check_sizes(const StepBatch& batch) {
     const std::size_t num_sequences = batch.num_sequences();
-    const auto width = static_cast<std::size_t>(batch.block_table_width);
-    if (batch.query_starts.size() == num_sequences + 1 && batch.block_tables.size() == num_sequences * width) return;
+    const bool fits = std::ranges::all_of(batch.block_tables, [=](const BlockTable& table) {
+      return table.blocks.size() == num_sequences * static_cast<std::size_t>(table.width);
+    });
+    if (batch.query_starts.size() == num_sequences + 1 && fits && batch.token_sources.empty()) return;
     throw std::logic_error(concat("a step of ", num_sequences, " sequences has ", batch.query_starts.size(),
-                                  " query starts and ", batch.block_tables.size(), " entries of block tables, ", width,
-                                  " wide"));
+                                  " query starts, ", fits ? "" : "a block table of another size, ", "and ",
+                                  batch.token_sources.size(), " tokens that are not known"));
   }
 
   // In the order that destruction needs: ONNX Runtime's session uses everything above it.
@@ -213,7 +214,6 @@ class OrtSession::Impl {
 
   const std::int64_t vocab_size_;
   const StepBatch* batch_ = nullptr;  // of the step in flight
-  StepId last_step_ = 0;
 };
 
 std::unique_ptr<OrtSession> OrtSession::load(const EngineManifest& manifest, const OrtSessionOptions& options) {
@@ -224,9 +224,9 @@ OrtSession::OrtSession(std::unique_ptr<Impl> impl) noexcept : impl_(std::move(im
 
 OrtSession::~OrtSession() = default;
 
-StepId OrtSession::enqueue(const StepBatch& batch) { return impl_->enqueue(batch); }
+void OrtSession::enqueue(const StepBatch& batch) { impl_->enqueue(batch); }
 
-StepResult OrtSession::collect(StepId step) { return impl_->collect(step); }
+StepResult OrtSession::collect(std::uint64_t step) { return impl_->collect(step); }
 
 std::uint32_t OrtSession::num_threads() const noexcept { return static_cast<std::uint32_t>(impl_->state().num_threads); }
 

@@ -31,8 +31,8 @@ class OrtSession final : public Session {
   ~OrtSession() override;
 
   std::size_t max_in_flight() const noexcept override { return 1; }
-  StepId enqueue(const StepBatch& batch) override;
-  StepResult collect(StepId step) override;
+  void enqueue(const StepBatch& batch) override;
+  StepResult collect(std::uint64_t step) override;
 
   std::uint32_t num_threads() const noexcept;
   KernelLevel kernel_level() const noexcept;

@@ -5,101 +5,155 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <set>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
-#include "runtime/native/src/block_pool.h"
+#include "runtime/native/src/kv_cache.h"
 #include "runtime/native/src/request.h"
 #include "runtime/native/src/step_batch.h"
 
 namespace precast {
 
+/// precast_capacity_policy_t, where each is explained.
+enum class CapacityPolicy : std::uint32_t { guaranteed_no_evict = 0, max_utilization = 1, static_batch = 2 };
+
 struct SchedulerConfig {
-  std::size_t max_batch_size = 64;     ///< sequences in one step
+  CapacityPolicy policy = CapacityPolicy::guaranteed_no_evict;
+  std::size_t max_batch_size = 64;     ///< sequences that run at once
   std::size_t max_num_tokens = 2048;   ///< tokens in one step; >= max_batch_size
-  std::size_t tokens_per_block = 16;
-  std::int32_t num_blocks = 0;         ///< of the KV pool
+  std::size_t max_in_flight = 1;       ///< of the session
+  bool session_chooses_tokens = false;
+  KvCacheConfig kv;
 };
 
 /// A request's part of one step.
 struct ScheduledSequence {
-  Request* request = nullptr;         ///< alive until the step is given to Scheduler::update
+  std::shared_ptr<Request> request;
+  std::uint64_t epoch = 0;            ///< of the request when this was scheduled
   std::size_t num_tokens = 0;         ///< rows of this step, >= 1
   std::size_t num_prompt_tokens = 0;  ///< those of them that belong to the prompt
-  bool wants_logits = false;          ///< its last row is in StepBatch::logit_rows: the next token is to be sampled
+  std::size_t end = 0;                ///< tokens computed after this step
+  bool wants_logits = false;          ///< its last row is in StepBatch::logit_rows: the next token is to be chosen
+
+  /// Whether the request has ended or been started anew since: then the result is nobody's.
+  bool is_stale() const noexcept { return request->finished() || request->epoch != epoch; }
 };
 
 /// What one step computes, and for whom. sequences[s] is sequence s of the batch.
 struct ScheduledStep {
   StepBatch batch;
   std::vector<ScheduledSequence> sequences;
+  std::size_t num_first_scheduled = 0;  ///< requests that have left the queue for the first time
+  std::int64_t queue_time_ns = 0;       ///< how long those had been in it, summed
 };
 
-/// What was sampled for one sequence that wanted logits.
-struct SampledToken {
-  std::int32_t token_id = -1;
-  std::optional<Error> error;  ///< set: the request ends with it
+/// What has happened since the start.
+struct SchedulerCounters {
+  std::uint64_t num_preemptions = 0;
+  std::uint64_t prompt_tokens_computed = 0;
+  std::uint64_t prompt_tokens_reused = 0;
 };
 
 /// Decides which requests advance, by how many tokens, with which blocks.
 ///
-/// Policy: guaranteed-no-evict. A request is admitted, first come first served, when the blocks it may need until its end
-/// are not promised to others; what has been admitted never waits for blocks. Sequences that only need their next token come
-/// first in a step, then prompts, in chunks that fill the token budget; so a long prompt delays nobody's next token by more
-/// than one step of max_num_tokens.
+/// In a step every running request that needs its next token gets it; what is left of max_num_tokens goes to prompts, in order
+/// of importance (MoreImportant), in chunks that end at the end of a block. So a long prompt delays nobody's next token by
+/// more than one step. Before a request computes tokens it takes what others have computed, or compute in this very step.
+///
+/// The capacity policies, see precast.h, differ in admit() and make_room(). Whoever waits at the head of the queue holds back
+/// those behind it, also smaller ones: else a large request could wait for ever.
 ///
 /// Not thread-safe: the engine's thread owns it.
 class Scheduler {
  public:
+  using Emit = std::function<void(Event)>;
+
   explicit Scheduler(const SchedulerConfig& config);
 
-  /// Queues a request. Its prompt and max_tokens fit the pool (blocks_needed <= num_blocks), its id is not in use.
-  void add(std::unique_ptr<Request> request);
+  /// Queues the sequences of one request. Each fits the pool (peak_blocks <= num_blocks); the id is not in use.
+  void add(std::vector<std::shared_ptr<Request>> sequences);
 
   /// Ends a request early and tells `emit`. False: no unfinished request has this id.
-  bool cancel(std::uint64_t id, const std::function<void(Event)>& emit);
-  void cancel_all(const std::function<void(Event)>& emit);
+  bool cancel(std::uint64_t id, const Emit& emit);
+  void cancel_all(const Emit& emit);
+
+  /// Ends requests whose deadline is over.
+  void expire(std::int64_t now_ns, const Emit& emit);
 
   /// The next step; empty sequences: nothing can advance now.
-  ScheduledStep schedule();
+  ScheduledStep schedule(std::int64_t now_ns);
 
   /// Takes the result of a step, in the order steps were scheduled. `sampled` has one entry for each sequence with
-  /// wants_logits, in order. Requests that ended meanwhile are passed over.
-  void update(const ScheduledStep& step, std::span<const SampledToken> sampled, const std::function<void(Event)>& emit);
+  /// wants_logits, in order; those of stale sequences are not looked at.
+  void update(const ScheduledStep& step, std::span<const SampledToken> sampled, const Emit& emit);
 
-  /// The step failed: every unfinished request in it ends with `error`. The others know nothing of it.
-  void fail(const ScheduledStep& step, const Error& error, const std::function<void(Event)>& emit);
+  /// The step failed: every unfinished request in it ends with `error`. Others know nothing of it; what they had taken from
+  /// this step they compute again.
+  void fail(const ScheduledStep& step, const Error& error, const Emit& emit);
 
-  /// Blocks that `num_tokens` tokens (prompt and output together) occupy. The last output token is never computed, but a
-  /// block for it is counted: the difference is one block in tokens_per_block cases.
-  std::size_t blocks_needed(std::size_t num_tokens) const noexcept;
+  void reset_prefix_cache() { kv_.reset(); }
+  std::vector<KvEvent> take_kv_events() { return kv_.events().take(); }
 
-  bool has_unfinished() const noexcept { return !waiting_.empty() || !running_.empty(); }
+  /// The most blocks that a sequence of `num_tokens` tokens (prompt and output) holds at any moment.
+  std::size_t peak_blocks(std::size_t num_tokens) const noexcept;
+
+  bool has_unfinished() const noexcept { return !by_id_.empty(); }
   std::size_t num_waiting() const noexcept { return waiting_.size(); }
   std::size_t num_running() const noexcept { return running_.size(); }
-  const BlockPool& pool() const noexcept { return pool_; }
+  std::size_t num_paused() const noexcept { return num_paused_; }  ///< preempted, and waiting to go on
+  std::size_t num_unscheduled() const noexcept { return num_unscheduled_; }  ///< waiting since they were added
+  const KvCache& kv() const noexcept { return kv_; }
+  const SchedulerCounters& counters() const noexcept { return counters_; }
 
-  /// Throws std::logic_error unless requests, reservations and blocks add up.
+  /// Throws std::logic_error unless requests, promises and blocks add up.
   void check_integrity() const;
 
  private:
-  void admit();
-  void schedule_tokens(Request& request, std::size_t num_tokens, ScheduledStep& step);
+  /// How much of max_num_tokens is left, and for whom.
+  struct Budget {
+    std::size_t num_tokens = 0;
+    std::size_t num_reserved = 0;    ///< of them for requests that need one token and have not had it yet
+    bool has_prompt_chunk = false;   ///< whether some prompt has been given a part of it
+  };
+
+  std::size_t num_pending_tokens(const Request& request) const noexcept;
+  bool runs_ahead(const Request& request) const noexcept;
+  Budget new_budget() const;
+  bool advance(std::size_t index, Budget& budget, ScheduledStep& step);
+  void reuse(Request& request);
+  std::size_t choose_num_tokens(const Request& request, const Budget& budget) const;
+  bool make_room(std::size_t index, std::size_t num_tokens);
+  void admit(Budget& budget, ScheduledStep& step);
+  bool has_room_for(Request& request, const KvCache::Hit& hit) const;
+  std::size_t num_promised_blocks() const;
+  void describe(const std::shared_ptr<Request>& request, std::size_t num_tokens, ScheduledStep& step);
   void append_tokens(const Request& request, std::size_t num_tokens, StepBatch& batch) const;
   void fill_block_tables(ScheduledStep& step) const;
-  void accept_token(Request& request, const SampledToken& sampled, const std::function<void(Event)>& emit);
-  void finish(Request& request, Event event, const std::function<void(Event)>& emit);
-  void finish_step(const ScheduledStep& step);
-  void release_finished();
-  Request* find_unfinished(std::uint64_t id);
+  void accept_token(const std::shared_ptr<Request>& request, const SampledToken& sampled, const Emit& emit);
+  void enter_queue(const std::shared_ptr<Request>& request);
+  bool leave_queue(const std::shared_ptr<Request>& request);
+  void pause(const std::shared_ptr<Request>& request);
+  void finish(std::shared_ptr<Request> request, Event event, const Emit& emit);
+  void end_step(std::uint64_t step);
+  void end_early(std::uint64_t id, FinishReason reason, const Emit& emit);
 
   SchedulerConfig config_;
-  BlockPool pool_;
-  std::size_t num_reserved_blocks_ = 0;
-  std::deque<std::unique_ptr<Request>> waiting_;    // not admitted, no blocks
-  std::vector<std::unique_ptr<Request>> running_;   // admitted, in order of admission
-  std::vector<std::unique_ptr<Request>> leaving_;   // ended while a step that names their blocks is in flight
+  KvCache kv_;
+  std::set<std::shared_ptr<Request>, MoreImportant> waiting_;  // hold no blocks
+  std::vector<std::shared_ptr<Request>> running_;              // the most important first
+  std::unordered_map<std::uint64_t, std::vector<std::shared_ptr<Request>>> by_id_;  // unfinished sequences
+  std::set<std::pair<std::int64_t, std::uint64_t>> deadlines_;                      // when, id
+  std::size_t num_paused_ = 0;
+  std::size_t num_unscheduled_ = 0;
+  std::uint64_t next_arrival_ = 0;
+  std::uint64_t last_step_ = 0;
+  std::deque<std::uint64_t> in_flight_;  // steps that are scheduled and neither updated nor failed
+  bool paused_in_this_step_ = false;
+  std::int64_t now_ns_ = 0;
+  SchedulerCounters counters_;
 };
 
 }  // namespace precast

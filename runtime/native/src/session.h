@@ -9,13 +9,11 @@
 
 namespace precast {
 
-// Names a step between enqueue and collect. Steps are numbered 1, 2, 3, ... by the session.
-using StepId = std::uint64_t;
-
-// What a step produced. The logits belong to the session and are valid until the next call of enqueue or collect.
+// What a step produced. Its arrays belong to the session and are valid until the next call of enqueue or collect.
 struct StepResult {
-  std::span<const float> logits;  // [R, vocab_size] row-major, in the order of StepBatch::logit_rows
-  std::size_t num_rows = 0;       // R
+  std::span<const float> logits;            // [rows that need them, vocab_size] row-major, in the order of logit_rows
+  std::span<const std::int32_t> token_ids;  // [R], of sessions that choose tokens: of each row the largest logit, the
+                                            // smallest id among equals
 };
 
 // Computes steps. All calls come from the engine's own thread.
@@ -27,9 +25,14 @@ class Session {
   virtual ~Session() = default;
 
   virtual std::size_t max_in_flight() const noexcept = 0;
+  // Whether results have token_ids, and token_sources are understood.
+  virtual bool chooses_tokens() const noexcept { return false; }
   // `batch` must stay unchanged and alive until the step is collected.
-  virtual StepId enqueue(const StepBatch& batch) = 0;
-  virtual StepResult collect(StepId step) = 0;
+  virtual void enqueue(const StepBatch& batch) = 0;
+  // Of the oldest step in flight, whose id is `step`.
+  virtual StepResult collect(std::uint64_t step) = 0;
+  // A hint: nobody waits for this step's result any more. It is collected all the same.
+  virtual void cancel(std::uint64_t step) { static_cast<void>(step); }
 };
 
 }  // namespace precast

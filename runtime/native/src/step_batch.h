@@ -7,6 +7,21 @@
 
 namespace precast {
 
+// Which blocks the sequences of a step have in one KV group: [S, width], row-major. Entry p / tokens_per_block of a row holds
+// position p; -1: no block, behind the last one or where no token of this step looks any more.
+struct BlockTable {
+  std::vector<int32_t> blocks;
+  int32_t width = 0;
+};
+
+// A token that is not known yet: row `row` of this step is what row `source_row` of the logit_rows of step `source_step`,
+// which is in flight, will choose.
+struct TokenSource {
+  int32_t row = 0;
+  int32_t source_row = 0;
+  uint64_t source_step = 0;
+};
+
 // One forward pass, described completely. The scheduler writes it, a session reads it; nobody changes it until the step has
 // been collected.
 //
@@ -17,12 +32,14 @@ namespace precast {
 //     context_lengths  [ 4             9    34 ]           tokens in the KV cache after this step
 //     logit_rows       [ 3             4 ]                 c is in the middle of its prompt: no logits wanted
 struct StepBatch {
-  std::vector<int32_t> token_ids;        // [T], T >= 1, each in [0, vocab_size)
+  uint64_t id = 0;                       // 1, 2, 3, ... in the order of scheduling
+  std::vector<int32_t> token_ids;        // [T], T >= 1, each in [0, vocab_size), or -1 where token_sources has the row
   std::vector<int32_t> query_starts;     // [S + 1], ascending, first 0, last T, every sequence has at least one row
   std::vector<int32_t> context_lengths;  // [S], row i of sequence s is at position context_lengths[s] - rows(s) + i >= 0
-  std::vector<int32_t> block_tables;     // [S, block_table_width], row-major; -1 behind a sequence's last block
-  int32_t block_table_width = 0;         // B; block_tables[s][p / tokens_per_block] holds position p, for p < context_lengths[s]
+  std::vector<BlockTable> block_tables;  // one for each KV group
   std::vector<int32_t> logit_rows;       // [R], ascending rows of [0, T) whose logits are wanted; R may be 0
+  std::vector<uint8_t> needs_logits;     // [R]; 0: the token that the session chooses will do
+  std::vector<TokenSource> token_sources;  // ascending in row; only for sessions that choose tokens
 
   std::size_t num_tokens() const noexcept { return token_ids.size(); }
   std::size_t num_sequences() const noexcept { return context_lengths.size(); }

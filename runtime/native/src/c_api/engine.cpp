@@ -8,13 +8,13 @@
 #include <vector>
 
 #include "runtime/native/src/c_api/error.h"
+#include "runtime/native/src/c_api/events.h"
 #include "runtime/native/src/c_api/options.h"
-#include "runtime/native/src/c_api/structs.h"
+#include "runtime/native/src/c_api/stats_json.h"
+#include "runtime/native/src/c_api/submission.h"
 #include "runtime/native/src/c_api/values.h"
 #include "runtime/native/src/engine_loader.h"
-#include "runtime/native/src/json_writer.h"
 
-using precast::concat;
 using precast::Error;
 using precast::ErrorCode;
 using precast::guarded;
@@ -35,89 +35,16 @@ precast::Engine& engine_of(const precast_engine_t* handle) {
   return *handle->loaded.engine;
 }
 
-precast_sampling_t default_sampling() {
-  precast_sampling_t sampling{};
-  sampling.struct_size = sizeof sampling;
-  sampling.max_tokens = 32;
-  sampling.temperature = 1.0F;
-  sampling.top_p = 1.0F;
-  return sampling;
-}
-
-precast_request_t default_request() {
-  precast_request_t request{};
-  request.struct_size = sizeof request;
-  return request;
-}
-
-// A field that holds more than int32 can is caught here, where its name is still known.
-std::int32_t to_int32(std::uint32_t value, std::uint64_t id, const char* name) {
-  if (value > INT32_MAX) throw Error(ErrorCode::invalid_argument, concat("request ", id, ": ", name, " is ", value));
-  return static_cast<std::int32_t>(value);
-}
-
-precast::Submission to_submission(const precast_request_t* from) {
-  require(from != nullptr, "an entry of requests is NULL");
-  precast_request_t request = default_request();
-  precast::read_struct(from, "precast_request_t", request);
-  precast_sampling_t sampling = default_sampling();
-  precast::read_struct(request.sampling, "precast_sampling_t", sampling);
-  require(request.prompt_token_ids != nullptr || request.num_prompt_tokens == 0, "prompt_token_ids is NULL");
-  require(sampling.stop_token_ids != nullptr || sampling.num_stop_token_ids == 0, "stop_token_ids is NULL");
-
-  precast::Submission to;
-  to.id = request.id;
-  to.prompt_token_ids.assign(request.prompt_token_ids, request.prompt_token_ids + request.num_prompt_tokens);
-  to.max_tokens = to_int32(sampling.max_tokens, request.id, "max_tokens");
-  to.ignore_eos = sampling.ignore_eos != 0;
-  to.sampling.temperature = sampling.temperature;
-  to.sampling.top_k = to_int32(sampling.top_k, request.id, "top_k");
-  to.sampling.top_p = sampling.top_p;
-  to.sampling.seed = sampling.seed;
-  to.sampling.stop_token_ids.assign(sampling.stop_token_ids, sampling.stop_token_ids + sampling.num_stop_token_ids);
-  return to;
-}
-
-precast_event_t to_event(const precast::Event& from) {
-  precast_event_t to{};
-  to.request_id = from.request_id;
-  to.kind = from.finish_reason == precast::FinishReason::none ? PRECAST_EVENT_TOKEN : PRECAST_EVENT_FINISHED;
-  to.finish_reason = static_cast<precast_finish_reason_t>(from.finish_reason);
-  to.token_id = from.token_id;
-  to.stop_token_id = from.stop_token_id;
-  to.num_prompt_tokens = from.num_prompt_tokens;
-  to.num_output_tokens = from.num_output_tokens;
-  to.time_ns = from.time_ns;
-  if (from.error) to.error = precast::new_error(from.error->code(), from.error->what());
-  return to;
-}
-
-std::string to_json(const precast::EngineStats& stats) {
-  return precast::JsonWriter()
-      .add("steps", stats.steps)
-      .add("num_active_requests", stats.num_active_requests)
-      .add("num_queued_requests", stats.num_queued_requests)
-      .add("num_completed_requests", stats.num_completed_requests)
-      .add("num_blocks", stats.num_blocks)
-      .add("num_free_blocks", stats.num_free_blocks)
-      .add("tokens_per_block", stats.tokens_per_block)
-      .add("prompt_tokens_computed", stats.prompt_tokens_computed)
-      .add("output_tokens", stats.output_tokens)
-      .add("last_step_ns", stats.last_step_ns)
-      .add("last_step_num_tokens", stats.last_step_num_tokens)
-      .add("last_step_num_sequences", stats.last_step_num_sequences)
-      .finish();
+template <typename Read>
+precast_error_t* read_json(const precast_engine_t* engine, char** json, Read&& read) {
+  return guarded([&] {
+    precast::Engine& inner = engine_of(engine);
+    require(json != nullptr, "json is NULL");
+    *json = new_string(read(inner));
+  });
 }
 
 }  // namespace
-
-void precast_sampling_init(precast_sampling_t* sampling, size_t struct_size) {
-  precast::write_struct(default_sampling(), sampling, struct_size);
-}
-
-void precast_request_init(precast_request_t* request, size_t struct_size) {
-  precast::write_struct(default_request(), request, struct_size);
-}
 
 precast_error_t* precast_engine_new(const char* path, const precast_engine_options_t* options, precast_engine_t** engine) {
   return guarded([&] {
@@ -141,29 +68,47 @@ precast_error_t* precast_engine_shutdown(const precast_engine_t* engine) {
 }
 
 precast_error_t* precast_engine_info(const precast_engine_t* engine, char** json) {
-  return guarded([&] {
-    engine_of(engine);
-    require(json != nullptr, "json is NULL");
-    *json = new_string(engine->loaded.info_json());
-  });
+  return read_json(engine, json, [&](precast::Engine&) { return engine->loaded.info_json(); });
 }
 
 precast_error_t* precast_engine_stats(const precast_engine_t* engine, char** json) {
+  return read_json(engine, json, [](precast::Engine& inner) { return precast::to_json(inner.stats()); });
+}
+
+precast_error_t* precast_engine_iteration_stats(const precast_engine_t* engine, char** json) {
+  return read_json(engine, json, [](precast::Engine& inner) { return precast::to_json(inner.take_iteration_stats()); });
+}
+
+precast_error_t* precast_engine_kv_events(const precast_engine_t* engine, char** json) {
+  return read_json(engine, json, [](precast::Engine& inner) { return precast::to_json(inner.take_kv_events()); });
+}
+
+precast_error_t* precast_engine_reset_prefix_cache(const precast_engine_t* engine) {
+  return guarded([&] { engine_of(engine).reset_prefix_cache(); });
+}
+
+precast_error_t* precast_engine_event_fd(const precast_engine_t* engine, int* fd) {
   return guarded([&] {
-    const precast::EngineStats stats = engine_of(engine).stats();
-    require(json != nullptr, "json is NULL");
-    *json = new_string(to_json(stats));
+    const precast::Engine& inner = engine_of(engine);
+    require(fd != nullptr, "fd is NULL");
+    *fd = inner.event_fd();
   });
 }
 
 precast_error_t* precast_engine_submit(const precast_engine_t* engine, const precast_request_t* const* requests,
-                                       size_t count) {
+                                       size_t count, uint32_t* queued) {
   return guarded([&] {
     precast::Engine& inner = engine_of(engine);
     require(requests != nullptr || count == 0, "requests is NULL");
     std::vector<precast::Submission> submissions;
-    for (size_t i = 0; i < count; ++i) submissions.push_back(to_submission(requests[i]));
-    inner.submit(std::move(submissions));
+    for (size_t i = 0; i < count; ++i) submissions.push_back(precast::to_submission(requests[i]));
+    const bool accepted = inner.submit(std::move(submissions));
+    if (queued != nullptr) {
+      *queued = accepted ? 1 : 0;
+    } else if (!accepted) {
+      throw Error(ErrorCode::resource_exhausted, "the queue is full: try again when requests have started, or load the "
+                                                 "engine with a larger max_queue_size");
+    }
   });
 }
 
@@ -185,7 +130,7 @@ precast_error_t* precast_engine_wait(const precast_engine_t* engine, precast_eve
     const std::vector<precast::Event> taken = inner.wait(capacity, timeout_ns);
     auto* to = reinterpret_cast<unsigned char*>(events);
     for (const precast::Event& event : taken) {
-      const precast_event_t written = to_event(event);
+      const precast_event_t written = precast::to_event(event);
       std::memset(to, 0, event_size);
       std::memcpy(to, &written, sizeof written);
       to += event_size;

@@ -44,3 +44,9 @@ const char* precast_error_message(const precast_error_t* error) { return error->
 void precast_error_delete(precast_error_t* error) {
   if (error != &precast::out_of_memory_error()) delete error;
 }
+
+precast_error_t* precast_error_new(precast_error_code_t code, const char* message) {
+  const bool is_known = code >= PRECAST_ERROR_INVALID_ARGUMENT && code <= PRECAST_ERROR_FORKED;
+  const auto known = is_known ? static_cast<precast::ErrorCode>(code) : precast::ErrorCode::internal;
+  return precast::guarded([&] { throw precast::Error(known, message != nullptr ? message : ""); });
+}

@@ -13,6 +13,13 @@ precast_engine_options_t default_options() {
   return options;
 }
 
+CapacityPolicy to_policy(precast_capacity_policy_t policy) {
+  if (policy > PRECAST_CAPACITY_STATIC_BATCH) {
+    throw Error(ErrorCode::invalid_argument, concat("capacity_policy is ", policy, ", which is none of PRECAST_CAPACITY_*"));
+  }
+  return static_cast<CapacityPolicy>(policy);
+}
+
 }  // namespace
 
 EngineOptions to_options(const precast_engine_options_t* from) {
@@ -27,6 +34,11 @@ EngineOptions to_options(const precast_engine_options_t* from) {
   to.max_num_tokens = options.max_num_tokens != 0 ? options.max_num_tokens : defaults.max_num_tokens;
   to.max_seq_len = options.max_seq_len;
   to.kv_cache_bytes = options.kv_cache_bytes;
+  to.capacity_policy = to_policy(options.capacity_policy);
+  to.block_reuse = options.disable_block_reuse == 0;
+  to.max_queue_size = options.max_queue_size;
+  to.iteration_stats_size = options.iteration_stats_size;
+  to.kv_events_size = options.kv_events_size;
   return to;
 }
 

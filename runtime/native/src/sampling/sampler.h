@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "plugins/cpu/kernel.h"
+#include "runtime/native/src/sampling/logits_processor.h"
+#include "runtime/native/src/sampling/sampled_token.h"
+
+namespace precast {
+
+/// Chooses the next token of each row from its logits.
+///
+/// In this order:
+///
+///      1. logprobs          of the raw logits, for the tokens that step 12 and num_logprobs name
+///      2. allowed ids       all others become -infinity
+///      3. bad words         one token: -infinity; several: the last is, when the output ends with those before it
+///      4. min_tokens        while the output is shorter: eos and stop ids become -infinity
+///      5. logit bias        is added
+///      6. logits processor  may change the row
+///      7. penalties         repetition: tokens of prompt and output, logit / penalty if > 0, else logit * penalty;
+///                           then logit - frequency * (count in the output) - presence * (is in the output)
+///      8. greedy            the largest logit, the smallest id among equals, and that is it; else probabilities follow
+///                           softmax(logit / temperature), and tokens stand in order of likelihood, then of id
+///      9. min_p             keep tokens of at least min_p * the largest probability
+///     10. top_k             keep the k most likely
+///     11. top_p             keep a token while those before it hold less than top_p of what 9 and 10 have kept
+///     12. draw              of the kept tokens the one with the largest logit / temperature + gumbel_noise(key, id)
+///
+/// Steps 2 to 7 follow vLLM's and OpenAI's formulas; 3 looks at the output only, as vLLM does, so a prompt that ends with the
+/// beginning of a bad word does not ban its end.
+///
+/// A token is a function of its row alone: no other row, and no earlier call, changes a bit of it. The noise does not
+/// depend on what is kept, so a token that wins the draw among more tokens wins it among fewer.
+///
+/// Holds scratch memory only; one per thread.
+class Sampler {
+ public:
+  explicit Sampler(KernelLevel level = best_kernel_level());
+
+  /// One result for each row. An error ends the request of its row alone: raw logits that hold NaN or no finite largest
+  /// value (internal), a row in which everything has been masked (invalid_argument), a failure of the processor.
+  /// Throws std::logic_error when a row wants a processor and there is none.
+  std::vector<SampledToken> sample(std::span<const SamplingRow> rows, LogitsProcessor* processor = nullptr);
+
+ private:
+  KernelLevel level_;
+};
+
+}  // namespace precast
