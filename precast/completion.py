@@ -37,12 +37,10 @@ class Completion:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string has ended it; what the engine still says of tokens does not count."""
+        """Whether a stop string has ended it: no further token counts."""
         return self.stop_strings is not None and self.stop_strings.found is not None
 
     def accept_token(self, event: TokenEvent) -> None:
-        if self.stopped:
-            return
         self.output.token_ids.append(event.token_id)
         if event.logprobs:
             self._accept_logprobs(event.logprobs)
