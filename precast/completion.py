@@ -35,8 +35,7 @@ class Completion:
     stop_strings: StopStringMatcher | None = None
     decode_token: Callable[[int], str] | None = None
 
-    @property
-    def stopped(self) -> bool:
+    def has_stopped(self) -> bool:
         """Whether a stop string has ended it: no further token counts."""
         return self.stop_strings is not None and self.stop_strings.found is not None
 
@@ -49,7 +48,7 @@ class Completion:
 
     def finish(self, event: FinishedEvent) -> None:
         """Raises the error that ended it, if one did before a stop string."""
-        if event.error is not None and not self.stopped:
+        if event.error is not None and not self.has_stopped():
             raise event.error
         if self.detokenizer is not None:
             self._show(self.detokenizer.finish())

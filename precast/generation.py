@@ -171,10 +171,10 @@ class GeneratedRequest:
             completion.finish(event)
             self._note_end(event)
             return
-        if completion.stopped:  # the engine has not yet heard of it
+        if completion.has_stopped():  # the engine has not yet heard of it
             return
         completion.accept_token(event)
-        if completion.stopped:
+        if completion.has_stopped():
             handle.cancel()
         metrics = self.output.metrics
         metrics.first_token_ns = min(metrics.first_token_ns or event.time_ns, event.time_ns)

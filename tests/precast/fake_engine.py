@@ -33,9 +33,9 @@ def finished(
     reason: FinishReason = FinishReason.LENGTH,
     stop_token_id: int | None = None,
     error: Exception | None = None,
-    **numbers: int,
+    **numbers: Any,
 ) -> FinishedEvent:
-    return FinishedEvent(reason, stop_token_id, 1, 1, 0, error, **numbers)  # type: ignore[arg-type]
+    return FinishedEvent(reason, stop_token_id, 1, 1, 0, error, **numbers)
 
 
 class FakeHandle:

@@ -1,5 +1,6 @@
 """Many requests at once: in which order they come back, and what becomes of the rest when one fails."""
 
+import functools
 import queue
 import threading
 import time
@@ -33,6 +34,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+def has_asked(engine: FakeEngine, count: int) -> bool:
+    return len(engine.asked) == count
+
+
 def prompts_asked(engine: FakeEngine) -> list[int]:
     return [request.prompt_token_ids[0] for request in engine.asked]
 
@@ -40,7 +45,12 @@ def prompts_asked(engine: FakeEngine) -> list[int]:
 def test_they_come_back_in_the_order_of_their_ends() -> None:
     engine, requests = FakeEngine(), make(PROMPTS)
     ended: queue.SimpleQueue[GeneratedRequest] = queue.SimpleQueue()
-    thread = in_thread(lambda: [ended.put(request) for request in running(engine, requests)])
+
+    def work() -> None:
+        for request in running(engine, requests):
+            ended.put(request)
+
+    thread = in_thread(work)
     wait_until(lambda: len(engine.asked) == 4)
     for index in (2, 0, 3, 1):
         engine.end(index)
@@ -71,7 +81,12 @@ def test_the_error_of_a_late_one_comes_at_once_and_cancels_the_others() -> None:
 def test_leaving_early_cancels_what_has_not_ended() -> None:
     engine, requests = FakeEngine(), make(PROMPTS)
     ended = running(engine, requests)
-    thread = in_thread(lambda: (wait_until(lambda: len(engine.asked) == 4), engine.end(1)))
+
+    def end_one() -> None:
+        wait_until(lambda: len(engine.asked) == 4)
+        engine.end(1)
+
+    thread = in_thread(end_one)
     assert next(ended) is requests[1]
     thread.join()
     ended.close()
@@ -84,7 +99,8 @@ def test_a_queue_that_is_too_small_for_all_is_filled_as_it_empties(max_queue_siz
     ended: list[GeneratedRequest] = []
     thread = in_thread(lambda: ended.extend(running(engine, requests)))
     for index in range(4):
-        wait_until(lambda index=index: len(engine.asked) == min(index + max_queue_size, 4))
+        num_asked = min(index + max_queue_size, 4)
+        wait_until(functools.partial(has_asked, engine, num_asked))
         engine.end(index)
     thread.join(timeout=10)
     assert ended == requests

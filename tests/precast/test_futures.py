@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 
 from precast import RequestFuture, RequestOutput
-from precast.runtime import ErrorCode, FinishReason, NativeError
+from precast.runtime import ErrorCode, Event, FinishReason, NativeError
 from tests.precast.fake_engine import FakeHandle, attach, finished, make, token
 
 T = TypeVar("T")
@@ -29,17 +29,22 @@ def future_of(*, streaming: bool = False, n: int = 1) -> tuple[RequestFuture, li
     return RequestFuture(request, Owner()), attach(request)
 
 
-def later(*events: Callable[[], object]) -> threading.Thread:
-    """Does one after the other in another thread, as the dispatcher would."""
+def later(handle: FakeHandle, *events: Event) -> threading.Thread:
+    """Gives one after the other in another thread, as the dispatcher would."""
 
     def work() -> None:
         for event in events:
             time.sleep(DELAY_S)
-            event()
+            handle.receive(event)
 
     thread = threading.Thread(target=work)
     thread.start()
     return thread
+
+
+def give(handle: FakeHandle, *events: Event) -> None:
+    for event in events:
+        handle.receive(event)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -58,7 +63,7 @@ def ids_of(output: RequestOutput) -> list[int]:
 
 def test_result_waits_for_the_end() -> None:
     future, (handle,) = future_of()
-    thread = later(lambda: handle.receive(token(6)), lambda: handle.receive(finished()))
+    thread = later(handle, token(6), finished())
     assert not future.done()
     output = future.result(timeout=10)
     assert (ids_of(output), output.finished, future.done(), future.finished) == ([6], True, True, True)
@@ -99,7 +104,7 @@ def test_tokens_do_not_lengthen_a_time_out() -> None:
 
 def test_result_of_a_stream_is_the_whole() -> None:
     future, (handle,) = future_of(streaming=True)
-    thread = later(*(lambda event=event: handle.receive(event) for event in [token(6), token(7), finished()]))
+    thread = later(handle, token(6), token(7), finished())
     assert ids_of(future.result(10)) == [6, 7]
     thread.join()
 
@@ -142,7 +147,7 @@ def test_it_says_what_it_is_about() -> None:
 def test_iteration_gives_what_is_new() -> None:
     future, (handle,) = future_of(streaming=True)
     snapshots = iter(future)
-    events = [token(6), token(7), finished()]
+    events: list[Event] = [token(6), token(7), finished()]
     seen = []
     for event in events:
         handle.receive(event)
@@ -158,8 +163,7 @@ def test_a_slow_reader_gets_several_tokens_at_once() -> None:
     snapshots = iter(future)
     handle.receive(token(6))
     next(snapshots)
-    for event in [token(7), token(8), finished()]:
-        handle.receive(event)
+    give(handle, token(7), token(8), finished())
     (output,) = snapshots
     assert (output.outputs[0].token_ids_diff, output.finished) == ([7, 8], True)
 
@@ -179,7 +183,7 @@ def test_each_iteration_begins_at_the_beginning() -> None:
 
 def test_without_streaming_there_is_one_item() -> None:
     future, (handle,) = future_of()
-    thread = later(lambda: handle.receive(token(6)), lambda: handle.receive(finished()))
+    thread = later(handle, token(6), finished())
     assert [(ids_of(output), output.finished) for output in future] == [([6], True)]
     thread.join()
 
@@ -201,9 +205,7 @@ def test_nothing_is_lost_between_threads() -> None:
     """Whoever follows sees every token once, however the threads meet."""
     for _ in range(50):
         future, (handle,) = future_of(streaming=True)
-        thread = threading.Thread(
-            target=lambda handle=handle: [handle.receive(event) for event in [*map(token, range(40)), finished()]]
-        )
+        thread = threading.Thread(target=give, args=(handle, *map(token, range(40)), finished()))
         thread.start()
         diffs = [output.outputs[0].token_ids_diff for output in future]
         assert list(itertools.chain(*diffs)) == list(range(40))
@@ -219,7 +221,7 @@ async def _collect(future: RequestFuture) -> list[list[int]]:
 
 def test_await_gives_the_result() -> None:
     future, (handle,) = future_of()
-    thread = later(lambda: handle.receive(token(6)), lambda: handle.receive(finished()))
+    thread = later(handle, token(6), finished())
 
     async def main() -> tuple[RequestOutput, RequestOutput]:
         return await future, await future.aresult()
@@ -231,7 +233,7 @@ def test_await_gives_the_result() -> None:
 
 def test_async_iteration_gives_what_is_new() -> None:
     future, (handle,) = future_of(streaming=True)
-    thread = later(*(lambda event=event: handle.receive(event) for event in [token(6), token(7), finished()]))
+    thread = later(handle, token(6), token(7), finished())
     assert run(_collect(future)) == [[6], [7], []]
     thread.join()
 
@@ -245,9 +247,10 @@ def test_several_loops_may_follow_one_request() -> None:
     ]
     for thread in threads:
         thread.start()
-    for event in [*map(token, range(20)), finished()]:
+    for token_id in range(20):
         time.sleep(0.001)
-        handle.receive(event)
+        handle.receive(token(token_id))
+    handle.receive(finished())
     for thread in threads:
         thread.join(timeout=10)
     assert seen == [list(range(20))] * 4
@@ -256,14 +259,15 @@ def test_several_loops_may_follow_one_request() -> None:
 def test_a_loop_that_was_closed_stops_nobody() -> None:
     future, (handle,) = future_of(streaming=True)
     loop = asyncio.new_event_loop()
-    task = loop.create_task(future.aresult())
+    coroutine = future.aresult()
+    task = loop.create_task(coroutine)  # left behind on purpose
     loop.run_until_complete(asyncio.sleep(0.001))
-    task._log_destroy_pending = False  # type: ignore[attr-defined]  left behind on purpose
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
     loop.close()
     handle.receive(token(6))
     handle.receive(finished())
     assert ids_of(future.result(10)) == [6]
-    task.get_coro().close()  # type: ignore[union-attr]
+    coroutine.close()
 
 
 def test_a_loop_goes_on_while_it_waits() -> None:
@@ -408,7 +412,7 @@ def test_a_reader_that_was_interrupted_leaves_nothing_locked() -> None:
     try:
         for i in range(200):
             future, (handle,) = future_of(streaming=True)
-            feeder = threading.Thread(target=lambda handle=handle: [handle.receive(token(k)) for k in range(300)])
+            feeder = threading.Thread(target=give, args=(handle, *map(token, range(300))))
             feeder.start()
             with pytest.raises(Interruption):
                 follow(future, 0.0002 + i * 0.00001)

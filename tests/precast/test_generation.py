@@ -39,7 +39,8 @@ def test_tokens_become_ids_and_text(tokenizer: Tokenizer) -> None:
     (request,) = make("the", tokenizer, streaming=True)
     (handle,) = attach(request)
     seen = []
-    for event in [token(CAT[0], 30), token(CAT[0], 70), finished(FinishReason.LENGTH)]:
+    events: list[Event] = [token(CAT[0], 30), token(CAT[0], 70), finished(FinishReason.LENGTH)]
+    for event in events:
         handle.receive(event)
         output, version = request.look(None)
         (completion,) = output.outputs
@@ -215,7 +216,7 @@ def test_a_stop_string_ends_the_text(tokenizer: Tokenizer, stop: Any, text: str,
     (request,) = make("the", tokenizer, stop=stop)
     (handle,) = attach(request)
     completion = request.output.outputs[0]
-    taken = []
+    taken: list[int] = []
     for token_id in ids:
         handle.receive(token(token_id))
         if handle.num_cancelled and not taken:
@@ -236,7 +237,7 @@ def test_a_stop_string_may_be_included(tokenizer: Tokenizer) -> None:
 
 
 def test_so_may_a_stop_token(tokenizer: Tokenizer) -> None:
-    events = [token(THE[0]), token(CAT[0]), finished(FinishReason.STOP, CAT[0])]
+    events: list[Event] = [token(THE[0]), token(CAT[0]), finished(FinishReason.STOP, CAT[0])]
     (request,) = make("the", tokenizer, stop_token_ids=CAT, include_stop_str_in_output=True)
     assert one_of(request, events).text == "the cat"
 

@@ -47,7 +47,7 @@ def num_engine_threads() -> int:
 
 
 def is_idle(llm: LLM) -> bool:
-    return llm.counters["num_active_requests"] + llm.counters["num_queued_requests"] == 0
+    return not llm.counters["num_active_requests"] and not llm.counters["num_queued_requests"]
 
 
 def test_every_way_to_the_result(llm: LLM, expected: RequestOutput) -> None:
@@ -123,7 +123,7 @@ def test_what_was_preprocessed_is_taken(llm: LLM, expected: RequestOutput) -> No
 
 def test_it_takes_one_prompt(llm: LLM) -> None:
     with pytest.raises(ValueError, match="generate_async takes one prompt; use generate, or call it once for each"):
-        llm.generate_async(["a", "b"])  # type: ignore[arg-type]
+        llm.generate_async(["a", "b"])  # type: ignore[list-item]
 
 
 def test_a_bad_prompt_is_refused_at_once(llm: LLM) -> None:

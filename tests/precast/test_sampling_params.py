@@ -177,7 +177,7 @@ def test_one_string_is_a_sequence_of_one() -> None:
 
 def test_a_logit_bias_is_a_copy() -> None:
     bias = {np.int64(5): np.float32(1)}
-    params = SamplingParams(logit_bias=bias)  # type: ignore[arg-type]
+    params = SamplingParams(logit_bias=bias)
     bias.clear()
     assert params.logit_bias == {5: 1.0}
     assert [type(each) for pair in params.logit_bias.items() for each in pair] == [int, float]
