@@ -57,19 +57,19 @@ TEST("a prompt and its output go through the pool block by block") {
   CHECK(step.batch.token_ids == Ids({100, 101, 102}));
   CHECK(step.batch.query_starts == Ids({0, 3}));
   CHECK(step.batch.context_lengths == Ids({3}));
-  CHECK(step.batch.block_tables == Ids({0}));
+  CHECK(step.batch.block_tables.at(0).blocks == Ids({0}));
   CHECK(step.batch.logit_rows == Ids({2}));
   world.update(step, {7});
 
   step = world.schedule();
   CHECK(step.batch.token_ids == Ids({7}));
   CHECK(step.batch.context_lengths == Ids({4}));
-  CHECK(step.batch.block_tables == Ids({0}));
+  CHECK(step.batch.block_tables.at(0).blocks == Ids({0}));
   world.update(step, {8});
 
   step = world.schedule();
   CHECK(step.batch.context_lengths == Ids({5}));
-  CHECK(step.batch.block_tables == Ids({0, 1}));
+  CHECK(step.batch.block_tables.at(0).blocks == Ids({0, 1}));
   world.update(step, {9});
 
   CHECK_EQ(world.events.size(), 4U);
@@ -93,7 +93,7 @@ TEST("a prompt longer than the token budget is computed in chunks, without logit
   }
   const ScheduledStep last = world.schedule();
   CHECK(last.batch.token_ids == Ids({116, 117, 118}));
-  CHECK(last.batch.block_tables == Ids({0, 1, 2, 3, 4}));
+  CHECK(last.batch.block_tables.at(0).blocks == Ids({0, 1, 2, 3, 4}));
   CHECK(last.batch.logit_rows == Ids({2}));
 }
 
@@ -109,8 +109,8 @@ TEST("sequences that need one token come before prompts, which fill the rest of 
   CHECK(step.batch.query_starts == Ids({0, 1, 8}));
   CHECK(step.batch.token_ids == Ids({5, 200, 201, 202, 203, 204, 205, 206}));
   CHECK(step.batch.logit_rows == Ids({0}));
-  CHECK_EQ(step.batch.block_table_width, 2);
-  CHECK(step.batch.block_tables == Ids({0, -1, 1, 2}));
+  CHECK_EQ(step.batch.block_tables.at(0).width, 2);
+  CHECK(step.batch.block_tables.at(0).blocks == Ids({0, -1, 1, 2}));
 }
 
 TEST("requests are admitted in order, when their last token has a place") {

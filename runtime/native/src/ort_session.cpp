@@ -82,7 +82,8 @@ class OrtSession::Impl {
         pools_(manifest.ranks.front().kv_caches, options.num_blocks),
         ops_(api_, state_),
         tensors_(api_),
-        vocab_size_(manifest.model.vocab_size) {
+        vocab_size_(manifest.model.vocab_size),
+        kv_groups_(manifest.ranks.front().kv_groups) {
     state_.level = choose_kernel_level(options.kernel_level);
     state_.num_threads = choose_num_threads(options.num_threads);
     state_.pools = &pools_;
@@ -163,9 +164,11 @@ class OrtSession::Impl {
     bind_vector("token_ids", batch.token_ids);
     bind_vector("query_starts", batch.query_starts);
     bind_vector("context_lengths", batch.context_lengths);
-    bind_input("block_tables", ort::ElementType::int32, batch.block_tables.data(),
-               batch.block_tables.size() * sizeof(std::int32_t),
-               std::array{num_sequences, std::int64_t{batch.block_table_width}});
+    for (std::size_t g = 0; g < kv_groups_.size(); ++g) {
+      const BlockTable& table = batch.block_tables[g];
+      bind_input(kv_groups_[g].block_tables.c_str(), ort::ElementType::int32, table.blocks.data(),
+                 table.blocks.size() * sizeof(std::int32_t), std::array{num_sequences, std::int64_t{table.width}});
+    }
     bind_vector("logit_rows", batch.logit_rows);
   }
 
@@ -189,13 +192,21 @@ class OrtSession::Impl {
     ort::check(api_, api_.BindInput(binding_.get(), name, value.get()), concat("bind the input ", quote(name)));
   }
 
-  static void check_sizes(const StepBatch& batch) {
+  void check_sizes(const StepBatch& batch) const {
     const std::size_t num_sequences = batch.num_sequences();
-    const auto width = static_cast<std::size_t>(batch.block_table_width);
-    if (batch.query_starts.size() == num_sequences + 1 && batch.block_tables.size() == num_sequences * width) return;
-    throw std::logic_error(concat("a step of ", num_sequences, " sequences has ", batch.query_starts.size(),
-                                  " query starts and ", batch.block_tables.size(), " entries of block tables, ", width,
-                                  " wide"));
+    if (batch.query_starts.size() != num_sequences + 1) {
+      throw std::logic_error(concat("a step of ", num_sequences, " sequences has ", batch.query_starts.size(),
+                                    " query starts"));
+    }
+    if (batch.block_tables.size() != kv_groups_.size()) {
+      throw std::logic_error(concat("a step has ", batch.block_tables.size(), " block tables, and the engine ",
+                                    kv_groups_.size(), " KV groups"));
+    }
+    for (const BlockTable& table : batch.block_tables) {
+      if (table.blocks.size() == num_sequences * static_cast<std::size_t>(table.width)) continue;
+      throw std::logic_error(concat("a step of ", num_sequences, " sequences has a block table of ",
+                                    table.blocks.size(), " entries, ", table.width, " wide"));
+    }
   }
 
   // In the order that destruction needs: ONNX Runtime's session uses everything above it.
@@ -212,6 +223,7 @@ class OrtSession::Impl {
   ort::Handle<ort::IoBinding> binding_{nullptr, nullptr};
 
   const std::int64_t vocab_size_;
+  const std::vector<KvGroupSpec> kv_groups_;
   const StepBatch* batch_ = nullptr;  // of the step in flight
   StepId last_step_ = 0;
 };

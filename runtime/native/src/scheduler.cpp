@@ -90,13 +90,13 @@ void Scheduler::append_tokens(const Request& request, std::size_t num_tokens, St
 void Scheduler::fill_block_tables(ScheduledStep& step) const {
   std::size_t width = 0;
   for (const auto& sequence : step.sequences) width = std::max(width, sequence.request->blocks.size());
-  step.batch.block_table_width = static_cast<std::int32_t>(width);
-  step.batch.block_tables.reserve(width * step.sequences.size());
+  BlockTable& table = step.batch.block_tables.emplace_back();
+  table.width = static_cast<std::int32_t>(width);
+  table.blocks.reserve(width * step.sequences.size());
   for (const auto& sequence : step.sequences) {
     const auto& blocks = sequence.request->blocks;
-    auto& tables = step.batch.block_tables;
-    tables.insert(tables.end(), blocks.begin(), blocks.end());
-    tables.insert(tables.end(), width - blocks.size(), -1);
+    table.blocks.insert(table.blocks.end(), blocks.begin(), blocks.end());
+    table.blocks.insert(table.blocks.end(), width - blocks.size(), -1);
   }
 }
 

@@ -7,6 +7,13 @@
 
 namespace precast {
 
+// The blocks of a step's sequences in one KV group. Position p of sequence s lies in block
+// blocks[s * width + p / tokens_per_block], for all p < context_lengths[s] that a row of the step sees in this group.
+struct BlockTable {
+  std::vector<int32_t> blocks;  // [S, width] row-major; -1: no block (behind the last one, or below the window)
+  int32_t width = 0;
+};
+
 // One forward pass, described completely. The scheduler writes it, a session reads it; nobody changes it until the step has
 // been collected.
 //
@@ -20,8 +27,7 @@ struct StepBatch {
   std::vector<int32_t> token_ids;        // [T], T >= 1, each in [0, vocab_size)
   std::vector<int32_t> query_starts;     // [S + 1], ascending, first 0, last T, every sequence has at least one row
   std::vector<int32_t> context_lengths;  // [S], row i of sequence s is at position context_lengths[s] - rows(s) + i >= 0
-  std::vector<int32_t> block_tables;     // [S, block_table_width], row-major; -1 behind a sequence's last block
-  int32_t block_table_width = 0;         // B; block_tables[s][p / tokens_per_block] holds position p, for p < context_lengths[s]
+  std::vector<BlockTable> block_tables;  // one for each KV group, in the order of the manifest's kv_groups
   std::vector<int32_t> logit_rows;       // [R], ascending rows of [0, T) whose logits are wanted; R may be 0
 
   std::size_t num_tokens() const noexcept { return token_ids.size(); }
