@@ -162,10 +162,7 @@ def main() -> None:
     work = (args.work or args.checkpoint.parent).resolve()
     comparison = Comparison(args.checkpoint.resolve(), work, args.threads, args.scale)
     comparison.make_checkpoint()
-    chosen = {
-        name: [one for one in args.variants if VARIANTS[one].workloads is None or name in (VARIANTS[one].workloads or ())]
-        for name in args.workloads
-    }
+    chosen = {name: [one for one in args.variants if VARIANTS[one].fits(name)] for name in args.workloads}
     for name in {variant: None for variants in chosen.values() for variant in variants}:
         comparison.prepare(name)
     results: dict[str, Any] = {"machine": describe(), "num_threads": args.threads, "scale": args.scale, "workloads": {}}

@@ -44,8 +44,14 @@ RECIPES = {
     "ort-genai": Recipe(
         (
             ("torch==2.13.0",),
-            ("torch==2.13.0", "onnxruntime-genai==0.18.0", "onnxruntime==1.32.0")
-            + ("transformers==5.24.0", "onnx==1.23.2", "onnx-ir==1.1.0"),
+            (
+                "torch==2.13.0",
+                "onnxruntime-genai==0.18.0",
+                "onnxruntime==1.32.0",
+                "transformers==5.24.0",
+                "onnx==1.23.2",
+                "onnx-ir==1.1.0",
+            ),
         )
     ),
 }

@@ -43,8 +43,8 @@ def figures(workload: Workload, started_ns: int, result: Mapping[str, Any]) -> d
         result: what the worker wrote.
 
     Returns:
-        total_s, from submission to the last token of all; ttft_median_s and ttft_most_s, over the requests; the headline
-        of the workload; load_s; pss_gb and its parts, and peak_rss_gb.
+        total_s, from submission to the last token of all; ttft_median_s and ttft_most_s, over the requests; the
+        headline of the workload; load_s; pss_gb and its parts, and peak_rss_gb.
     """
     submitted_ns, runs = result["submitted_ns"], result["requests"]
     first_ns = [run["first_token_ns"] for run in runs]
@@ -70,14 +70,15 @@ def figures(workload: Workload, started_ns: int, result: Mapping[str, Any]) -> d
 
 def speed_ratio(workload_name: str, ours: float, theirs: float) -> float:
     """How many times as fast as `theirs` `ours` is: above 1 is faster, in seconds as in tokens per second."""
-    seconds = HEADLINES[workload_name][0].endswith("_s") and not HEADLINES[workload_name][0].endswith("per_s")
-    return theirs / ours if seconds else ours / theirs
+    less_is_better = not HEADLINES[workload_name][0].endswith("_per_s")
+    return theirs / ours if less_is_better else ours / theirs
 
 
 def agreement(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> float:
     """Share of requests whose first token is the same: a check that two engines computed the same model."""
-    pairs = [(a["token_ids"][0], b["token_ids"][0]) for a, b in zip(ours["requests"], theirs["requests"], strict=True)]
-    return sum(a == b for a, b in pairs) / len(pairs)
+    pairs = list(zip(ours["requests"], theirs["requests"], strict=True))
+    same: list[bool] = [first["token_ids"][0] == other["token_ids"][0] for first, other in pairs]
+    return sum(same) / len(same)
 
 
 def summarize(workload_name: str, baseline: str, rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
@@ -100,7 +101,8 @@ def summarize(workload_name: str, baseline: str, rounds: Sequence[Mapping[str, M
 def table(workload_name: str, baseline: str, summary: Mapping[str, Mapping[str, Figure]]) -> str:
     """A Markdown table of a workload."""
     headline, unit = HEADLINES[workload_name]
-    head = [workload_name, unit, f"{baseline} is faster by", "TTFT s, median", "TTFT s, last", "PSS GB", "peak RSS GB", "GB/s"]
+    head = [workload_name, unit, f"{baseline} is faster by", "TTFT s, median", "TTFT s, last"]
+    head += ["PSS GB", "peak RSS GB", "bandwidth GB/s"]
     rows = [head, ["---"] * len(head)]
     for variant, entry in summary.items():
         ratio = f"{entry['baseline_is_faster_by']}" if "baseline_is_faster_by" in entry else ""

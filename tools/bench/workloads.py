@@ -6,8 +6,8 @@ W3  32 requests at once: prompts of 32 to 256 tokens (4229 in all), 16 to 128 ou
 W4  16 requests at once that share a prefix of 512 tokens and have 32 of their own, 16 out each.
 W5  from the start of the process to the first token of a prompt of 8 tokens, page cache warm.
 
-Decoding is greedy and goes on after an end-of-sequence token, so that every engine computes as many tokens. Nothing here
-needs more than the standard library: the workers of all engines read these files too.
+Decoding is greedy and goes on after an end-of-sequence token, so that every engine computes as many tokens. Nothing
+here needs more than the standard library: the workers of all engines read this file too.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Workload:
     """Requests that are submitted together, before the first step.
 
     Attributes:
-        num_shared_tokens: how many tokens at the start of all prompts are the same. Engines find that out by themselves;
-            it is here for those whose callers have to say it.
+        num_shared_tokens: how many tokens at the start of all prompts are the same. Engines find that out by
+            themselves; it is here for those whose callers have to say it.
     """
 
     name: str
@@ -85,7 +85,7 @@ def make_workload(name: str, vocab_size: int, scale: int = 1) -> Workload:
 
 
 def make_warm_up(workload: Workload, vocab_size: int) -> Workload:
-    """Short requests, one or two, whose tokens `workload` does not begin with: they touch the weights and leave no prefix."""
+    """Short requests with other tokens than `workload`: they touch the weights and leave no prefix to reuse."""
     rng = random.Random(f"{SEED} warm-up")
     count = min(2, len(workload.requests))
     return Workload("warm-up", tuple(Request(_tokens(rng, vocab_size, 16), 4) for _ in range(count)))
@@ -123,7 +123,8 @@ def _w2(rng: random.Random, vocab_size: int) -> Workload:
 def _w3(rng: random.Random, vocab_size: int) -> Workload:
     prompts = spread(rng, 32, 32, 256, total=4229)
     outputs = spread(rng, 32, 16, 128, total=2360)
-    return Workload("W3", tuple(Request(_tokens(rng, vocab_size, n), out) for n, out in zip(prompts, outputs)))
+    lengths = zip(prompts, outputs, strict=True)
+    return Workload("W3", tuple(Request(_tokens(rng, vocab_size, prompt), output) for prompt, output in lengths))
 
 
 def _w4(rng: random.Random, vocab_size: int) -> Workload:

@@ -30,8 +30,13 @@ class Variant:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     workloads: tuple[str, ...] | None = None
 
+    def fits(self, workload_name: str) -> bool:
+        return self.workloads is None or workload_name in self.workloads
 
-def _variant(adapter: str, environment: str, model: str, *, only: tuple[str, ...] | None = None, **options: Any) -> Variant:
+
+def _variant(
+    adapter: str, environment: str, model: str, *, only: tuple[str, ...] | None = None, **options: Any
+) -> Variant:
     return Variant(adapter, environment, model, MappingProxyType(options), only)
 
 
@@ -45,7 +50,13 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         "llama.cpp-bf16-prefix-copied": _variant(
             "llama_cpp_batch", "llama-cpp", "gguf-bf16", only=("W4",), copy_prefix=True
         ),
+        # One KV buffer for all sequences (--kv-unified), which cuts batches in another way: to see which is faster.
+        "llama.cpp-bf16-unified-kv": _variant("llama_cpp_batch", "llama-cpp", "gguf-bf16", kv_unified=True),
         "ort-genai-fp32": _variant("ort_genai", "ort-genai", "ort-genai-fp32", precision="fp32"),
+        "ort-genai-fp32-batch-1": _variant("ort_genai", "ort-genai", "ort-genai-fp32", precision="fp32", batch_size=1),
+        "ort-genai-fp32-batch-16": _variant(
+            "ort_genai", "ort-genai", "ort-genai-fp32", precision="fp32", batch_size=16
+        ),
         "ort-genai-int4": _variant("ort_genai", "ort-genai", "ort-genai-int4", precision="int4"),
     }
 )

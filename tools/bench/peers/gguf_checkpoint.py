@@ -35,7 +35,7 @@ TOKEN_NORMAL, TOKEN_CONTROL = 1, 3  # of llama.cpp's enumeration of token types
 
 
 def gguf_name(name: str) -> str:
-    """The name in GGUF of a tensor of a Hugging Face Llama: "model.layers.3.mlp.up_proj.weight" -> "blk.3.ffn_up.weight".
+    """The name in GGUF: "blk.3.ffn_up.weight" for "model.layers.3.mlp.up_proj.weight".
 
     Raises:
         ValueError: a tensor that a plain Llama does not have, such as a bias.
@@ -54,8 +54,9 @@ def gguf_name(name: str) -> str:
 def interleave_rope_rows(weight: NDArray[Any], num_heads: int) -> NDArray[Any]:
     """[num_heads * d, columns]: row i of a head becomes row 2i, row i + d/2 becomes row 2i + 1."""
     rows, columns = weight.shape
-    halves = weight.reshape(num_heads, 2, rows // num_heads // 2, columns)
-    return halves.swapaxes(1, 2).reshape(rows, columns)
+    halves: NDArray[Any] = weight.reshape(num_heads, 2, rows // num_heads // 2, columns)
+    interleaved: NDArray[Any] = halves.swapaxes(1, 2).reshape(rows, columns)
+    return interleaved
 
 
 def check_config(config: dict[str, Any]) -> None:
@@ -123,8 +124,10 @@ def write_gguf(checkpoint: Path, output: Path) -> None:
     writer.add_token_merges(merges)
     tensors = [pair for file in sorted(checkpoint.glob("*.safetensors")) for pair in read_tensors(file)]
     for name, tensor in tensors:
-        kind, dtype, size = (None, np.float32, 4) if tensor.ndim == 1 else (gguf.GGMLQuantizationType.BF16, np.uint16, 2)
-        writer.add_tensor_info(gguf_name(name), tensor.shape, np.dtype(dtype), tensor.size * size, kind)
+        is_vector = tensor.ndim == 1
+        dtype = np.dtype(np.float32 if is_vector else np.uint16)
+        kind = None if is_vector else gguf.GGMLQuantizationType.BF16
+        writer.add_tensor_info(gguf_name(name), tensor.shape, dtype, tensor.size * dtype.itemsize, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

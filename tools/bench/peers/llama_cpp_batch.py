@@ -1,10 +1,10 @@
 """llama.cpp, through the C API that llama-cpp-python binds, batched as its server batches.
 
-The server's loop (tools/server/server-context.cpp, `update_slots`) is: one token of every sequence that is decoding, then
-prompt tokens of the waiting ones up to n_batch, one llama_decode, one token sampled per sequence whose logits are there.
-`run` does the same. The server reuses a prefix only within the slot that has computed it, or between copies of one
-prompt (its "n" > 1): requests that come at once and share a prefix compute it each. With `copy_prefix` the caller does what
-examples/parallel does with a system prompt: decodes the prefix once, and copies its cells to every sequence.
+The server's loop (tools/server/server-context.cpp, `update_slots`) is: one token of every sequence that is decoding,
+then prompt tokens of the waiting ones up to n_batch, one llama_decode, one token sampled per sequence whose logits are
+there. `run` does the same. The server reuses a prefix only within the slot that has computed it, or between copies of
+one prompt (its "n" > 1): requests that come at once and share a prefix compute it each. With `copy_prefix` the caller
+does what examples/parallel does with a system prompt: decodes the prefix once, and copies its cells to every sequence.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from peers.base import About, Precision, RequestRun
 from workloads import Request, Workload
 
@@ -47,7 +48,7 @@ class Slot:
 
 class Adapter:
     def __init__(self, copy_prefix: bool = False, kv_unified: bool | None = None) -> None:
-        """kv_unified: one KV buffer for all sequences. None: as the prefix's sharing needs it, else the server's default."""
+        """kv_unified: one KV buffer for all sequences; None: if the prefix is copied, else not, as in the server."""
         self.copy_prefix = copy_prefix
         self.kv_unified = copy_prefix if kv_unified is None else kv_unified
 
@@ -125,7 +126,7 @@ class Adapter:
         if not sampled:
             return
         logits = np.ctypeslib.as_array(self.lib.llama_get_logits(self.context), (len(sampled), self.vocab_size))
-        for slot, token_id in zip(sampled, logits.argmax(axis=1).tolist()):
+        for slot, token_id in zip(sampled, logits.argmax(axis=1).tolist(), strict=True):
             slot.run.add(token_id)
             if slot.done:
                 self.lib.llama_memory_seq_rm(self.memory, slot.sequence, -1, -1)

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from peers.base import About, Precision, RequestRun
 from workloads import Request, Workload
 
@@ -55,7 +56,7 @@ class Adapter:
         config.overlay(json.dumps(changes))
         self.model = og.Model(config)
         if workload.name == "W5":
-            self.tokenizer = og.Tokenizer(self.model)  # is read where starting is what is measured, as by every engine here
+            self.tokenizer = og.Tokenizer(self.model)  # read where starting is measured, as every engine reads its own
         if not self.single:
             self.engine = og.Engine(self.model)
 
