@@ -44,6 +44,7 @@ class Comparison:
             folder.mkdir(parents=True, exist_ok=True)
         self.environments = Environments(work / "venvs")
         self.bandwidth = Bandwidth(work, num_threads)
+        self.last_bandwidth_gb_s: float | None = None
 
     def make_checkpoint(self) -> None:
         if not self.checkpoint.exists():
@@ -78,9 +79,10 @@ class Comparison:
             "num_threads": self.num_threads,
             "result": str(result_file),
         }
-        before = self.bandwidth.gb_s()
+        before = self.last_bandwidth_gb_s or self.bandwidth.gb_s()  # after one run is before the next
         started_ns = self._worker("run", variant, job)
-        bandwidth = (before + self.bandwidth.gb_s()) / 2
+        self.last_bandwidth_gb_s = self.bandwidth.gb_s()
+        bandwidth = (before + self.last_bandwidth_gb_s) / 2
         result: dict[str, Any] = json.loads(result_file.read_text(encoding="utf-8"))
         figures = report.figures(workload, started_ns, result) | {"bandwidth_gb_s": bandwidth}
         return result | {"started_ns": started_ns, "figures": figures}
