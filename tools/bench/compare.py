@@ -31,6 +31,7 @@ from peers import DEFAULT_VARIANTS, VARIANTS, Variant
 from workloads import NAMES, Workload, make_warm_up, make_workload
 
 HERE = Path(__file__).resolve().parent
+RECIPE_FILE = "made-by"  # among an engine's files: the recipe of the environment that wrote them
 
 
 class Comparison:
@@ -53,17 +54,23 @@ class Comparison:
             subprocess.run([str(python), str(HERE / "make_checkpoint.py"), str(self.checkpoint)], check=True)
 
     def prepare(self, name: str) -> None:
-        """The environment and the files of a variant. Files are written beside, then renamed: half of them is none."""
+        """The environment and the files of a variant, where they are missing or of another version of the engine.
+
+        Files are written beside, then renamed: half of them is none.
+        """
         variant = VARIANTS[name]
         self.environments.python(variant.environment)
+        recipe = repr(self.environments.recipe(variant.environment))
         files = self.models / variant.model
-        if files.exists():
+        if files.exists() and (files / RECIPE_FILE).read_text(encoding="utf-8") == recipe:
             return
+        shutil.rmtree(files, ignore_errors=True)
         print(f"{name}: writing {files}", file=sys.stderr)
         partial = files.with_name(f"{files.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         self._worker("prepare", variant, {"checkpoint": str(self.checkpoint), "files": str(partial)})
+        (partial / RECIPE_FILE).write_text(recipe, encoding="utf-8")
         partial.rename(files)
 
     def run(self, name: str, workload: Workload) -> dict[str, Any]:
@@ -161,18 +168,23 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="environments, files and results; default: the checkpoint's folder")
     parser.add_argument("--scale", type=int, default=1, help="divides every workload, for trying things out")
     args = parser.parse_args()
+    chosen = {name: [one for one in args.variants if VARIANTS[one].fits(name)] for name in args.workloads}
+    if args.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {args.rounds}")
+    for name, variants in chosen.items():
+        if not variants:
+            parser.error(f"none of {', '.join(args.variants)} is for {name}")
     work = (args.work or args.checkpoint.parent).resolve()
     comparison = Comparison(args.checkpoint.resolve(), work, args.threads, args.scale)
     comparison.make_checkpoint()
-    chosen = {name: [one for one in args.variants if VARIANTS[one].fits(name)] for name in args.workloads}
     for name in {variant: None for variants in chosen.values() for variant in variants}:
         comparison.prepare(name)
     results: dict[str, Any] = {"machine": describe(), "num_threads": args.threads, "scale": args.scale, "workloads": {}}
+    output = work / f"compare-{time.strftime('%Y%m%d-%H%M%S')}.json"
     for name, variants in chosen.items():
         results["workloads"][name] = compare(comparison, comparison.workload(name), variants, args.rounds)
-        output = work / f"compare-{time.strftime('%Y%m%d-%H%M%S')}.json"
         output.write_text(json.dumps(results, indent=1), encoding="utf-8")
-        print(f"\neverything measured: {output}")
+    print(f"\neverything measured: {output}")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,12 @@ RECIPES = {
 class Environments:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._ready: dict[
+            str, Path
+        ] = {}  # checked once: sources that change later do not disturb what is being measured
+
+    def recipe(self, name: str) -> Recipe:
+        return _precast_recipe(self._folder) if name == "precast" else RECIPES[name]
 
     def python(self, name: str) -> Path:
         """The interpreter of an environment, which is made first where it is missing or out of date. Minutes, then.
@@ -67,7 +73,12 @@ class Environments:
         Raises:
             subprocess.CalledProcessError: an installation failed; pip has said why.
         """
-        recipe = _precast_recipe(self._folder) if name == "precast" else RECIPES[name]
+        if name not in self._ready:
+            self._ready[name] = self._make(name)
+        return self._ready[name]
+
+    def _make(self, name: str) -> Path:
+        recipe = self.recipe(name)
         folder = self._folder / name
         stamp = folder / "recipe"
         python = folder / "bin" / "python"
