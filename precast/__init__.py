@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 from precast.version import __version__
 
 if TYPE_CHECKING:
+    from precast.build_cache import BuildCacheConfig
     from precast.llm import LLM
     from precast.outputs import CompletionOutput, RequestOutput
     from precast.sampling_params import SamplingParams
 
-__all__ = ["LLM", "CompletionOutput", "RequestOutput", "SamplingParams", "__version__"]
+__all__ = ["LLM", "BuildCacheConfig", "CompletionOutput", "RequestOutput", "SamplingParams", "__version__"]
 
 _MODULE_OF = {
     "LLM": "precast.llm",
+    "BuildCacheConfig": "precast.build_cache",
     "CompletionOutput": "precast.outputs",
     "RequestOutput": "precast.outputs",
     "SamplingParams": "precast.sampling_params",

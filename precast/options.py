@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from precast.build_cache import BuildCacheConfig, to_cache_config
+
 # What LLM's **options may hold, and the names the two halves know them by.
 RUNTIME_OPTIONS = {
     "num_threads": "num_threads",
@@ -19,7 +21,7 @@ RUNTIME_OPTIONS = {
 }
 BUILD_OPTIONS = {"kv_cache_dtype": "kv_cache_dtype", "tokens_per_block": "tokens_per_block"}
 SEQUENCE_LENGTH_OPTIONS = ("max_seq_len", "max_model_len")
-OTHER_OPTIONS = ("verify", "workspace")
+OTHER_OPTIONS = ("verify", "workspace", "enable_build_cache")
 # LLM's named arguments, which somebody may have meant with a name that is nearly one of them.
 ARGUMENTS = (
     "model",
@@ -46,10 +48,13 @@ class Options:
     max_seq_len: int | None = None
     verify: bool = False
     workspace: str | os.PathLike[str] | None = None
+    build_cache: BuildCacheConfig | None = None
 
 
 def sort_options(options: Mapping[str, Any]) -> Options:
-    """Raises ValueError for an unknown name, with the nearest known one, and for one value given under two names."""
+    """Raises ValueError for an unknown name, with the nearest known one, and for one value given under two names;
+    ValueError, TypeError for an ``enable_build_cache`` that says nothing sensible.
+    """
     known = (*RUNTIME_OPTIONS, *BUILD_OPTIONS, *SEQUENCE_LENGTH_OPTIONS, *OTHER_OPTIONS)
     for name in options:
         if name not in known:
@@ -61,6 +66,7 @@ def sort_options(options: Mapping[str, Any]) -> Options:
         max_seq_len=lengths.get("max_seq_len"),
         verify=bool(options.get("verify", False)),
         workspace=options.get("workspace"),
+        build_cache=to_cache_config(options.get("enable_build_cache")),
     )
 
 
