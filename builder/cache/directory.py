@@ -18,6 +18,7 @@ from pathlib import Path
 
 from precast.builder.cache.file_lock import exclusive, try_exclusive
 from precast.builder.errors import BuildCacheError
+from precast.checkpoints.durable_files import os_errors_named
 
 TAG_NAME = "CACHEDIR.TAG"
 TAG = (
@@ -123,7 +124,8 @@ class CacheDirectory:
 
     def _write_tag(self) -> None:
         temporary = self.root / f"{TAG_NAME}.partial"
-        temporary.write_bytes(TAG)
+        with os_errors_named(temporary):
+            temporary.write_bytes(TAG)
         temporary.replace(self.root / TAG_NAME)
 
     def _check_tag(self) -> None:
