@@ -19,6 +19,7 @@ from precast.builder.cache.cached_build import build_cached
 from precast.builder.cache.store import BuildCache
 from precast.builder.errors import BuildError
 from precast.checkpoints.checkpoint import open_checkpoint
+from precast.checkpoints.durable_files import hash_file
 from precast.checkpoints.engine_dir import read_manifest, verify_files
 from precast.checkpoints.engine_errors import EngineIOError
 from tests.builder.cache.worlds import NEVER_FULL, left_overs
@@ -146,7 +147,6 @@ def test_unchanged_weights_are_hashed_once(
     monkeypatch.setattr(content_hashes, "MIN_REMEMBERED_BYTES", 1000)
     cache = BuildCache(cache.directory, max_bytes=NEVER_FULL, now_ns=lambda: 1 << 62)
     hashed: list[str] = []
-    hash_file = content_hashes.hash_file
 
     def note(path: Path, advance: Callable[[int], None] | None = None) -> str:
         hashed.append(path.name)

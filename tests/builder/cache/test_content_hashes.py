@@ -11,6 +11,7 @@ import pytest
 from precast.builder.cache import content_hashes
 from precast.builder.cache.content_hashes import RACY_WINDOW_S, STAGE, ContentHashes, FileState
 from precast.builder.errors import BuildError
+from precast.checkpoints.durable_files import hash_file
 
 LARGE = 1 << 20
 SECOND_NS = 10**9
@@ -24,7 +25,6 @@ class World:
         self.table = folder / "content_hashes.json"
         self.now_ns: Callable[[], int] = lambda: 1 << 62
         self.num_read = 0
-        hash_file = content_hashes.hash_file
 
         def count(path: Path, advance: Callable[[int], None] | None = None) -> str:
             self.num_read += 1
@@ -167,10 +167,11 @@ def test_the_table_keeps_the_newest(world: World, monkeypatch: pytest.MonkeyPatc
 
 def test_what_another_process_writes_meanwhile_is_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = world.write("ours", b"1"), world.write("theirs", b"2")
-    hash_file = content_hashes.hash_file
+
+    hash_before = vars(content_hashes)["hash_file"]
 
     def hash_both(path: Path, advance: Callable[[int], None] | None = None) -> str:
-        monkeypatch.setattr(content_hashes, "hash_file", hash_file)
+        monkeypatch.setattr(content_hashes, "hash_file", hash_before)
         world.hash(theirs)
         return hash_file(path, advance)
 

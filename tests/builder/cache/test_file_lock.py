@@ -97,8 +97,12 @@ def test_a_wait_is_announced_once(tmp_path: Path) -> None:
     announced = threading.Event()
     calls: list[int] = []
 
+    def announce() -> None:
+        calls.append(1)
+        announced.set()
+
     def wait() -> None:
-        with exclusive(lock, on_wait=lambda: (calls.append(1), announced.set())):
+        with exclusive(lock, on_wait=announce):
             calls.append(2)
 
     thread = threading.Thread(target=wait)

@@ -56,8 +56,10 @@ def test_a_path_or_a_time_does_not_matter() -> None:
         {"tokenizer": "cc"},
         {"backend": "tensorrt"},
         {"weights": "bb", "tokenizer": "aa"},
-        *({"plan": replace(PLAN, **change)} for change in ({"dtype": "bfloat16"}, {"kv_cache_dtype": "float32"})),
-        *({"plan": replace(PLAN, **change)} for change in ({"tokens_per_block": 32}, {"max_seq_len": 32})),
+        {"plan": replace(PLAN, dtype="bfloat16")},
+        {"plan": replace(PLAN, kv_cache_dtype="float32")},
+        {"plan": replace(PLAN, tokens_per_block=32)},
+        {"plan": replace(PLAN, max_seq_len=32)},
         {"plan": replace(PLAN, notes=("a note",))},
         {"config": BuildConfig(max_seq_len=64)},  # the manifest keeps whether it was given
     ],
