@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -70,20 +71,37 @@ def points_to(descriptor: int, path: Path) -> bool:
     return link.is_symlink() and link.readlink() == path
 
 
-def test_who_waits_for_a_removed_file_locks_the_new_one(tmp_path: Path) -> None:
-    """Sixteen threads, each of which removes the file that the others wait for: never two inside."""
-    lock, inside, most = tmp_path / "lock", 0, 0
-    waits: list[int] = []
+def test_who_waited_for_a_removed_file_holds_the_lock_of_the_new_one(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    waits = threading.Event()
+    found: list[bool] = []
 
-    def enter(number: int) -> None:
+    def wait() -> None:
+        with exclusive(lock, on_wait=waits.set):
+            found.append(is_free(lock))
+
+    thread = threading.Thread(target=wait)
+    with exclusive(lock, remove=True):
+        thread.start()
+        assert waits.wait(timeout=30)
+        time.sleep(0.1)  # it has opened the file by now
+    thread.join()
+    assert found == [False]
+
+
+def test_never_two_inside_while_each_removes_the_file(tmp_path: Path) -> None:
+    lock, inside, most = tmp_path / "lock", 0, 0
+
+    def enter() -> None:
         nonlocal inside, most
-        for _ in range(50):
-            with exclusive(lock, remove=True, on_wait=lambda: waits.append(number)):
+        for _ in range(20):
+            with exclusive(lock, remove=True):
                 inside += 1
                 most = max(most, inside)
+                time.sleep(0.0001)
                 inside -= 1
 
-    threads = [threading.Thread(target=enter, args=(number,)) for number in range(16)]
+    threads = [threading.Thread(target=enter) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
