@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from precast import LLM
+from precast import LLM, BuildCacheConfig
 from precast.options import ARGUMENTS, Options, check_backend, sort_options
 
 
@@ -20,6 +20,7 @@ def test_each_goes_to_its_half() -> None:
         "max_seq_len": 128,
         "verify": True,
         "workspace": "here",
+        "enable_build_cache": {"cache_root": "there"},
     }
     assert sort_options(given) == Options(
         build={"kv_cache_dtype": "float32", "tokens_per_block": 32},
@@ -27,6 +28,7 @@ def test_each_goes_to_its_half() -> None:
         max_seq_len=128,
         verify=True,
         workspace="here",
+        build_cache=BuildCacheConfig("there"),
     )
 
 
@@ -48,7 +50,10 @@ def test_none_is_as_good_as_nothing() -> None:
         ("max_num_seq", "did you mean max_num_seqs?"),
         ("kv_cache_type", "did you mean kv_cache_dtype?"),
         ("tensor_paralel_size", "did you mean tensor_parallel_size?"),
-        ("xyz", "known are kv_cache_bytes, kv_cache_dtype, kv_cache_memory_bytes, max_batch_size, max_model_len, "),
+        (
+            "xyz",
+            "known are enable_build_cache, kv_cache_bytes, kv_cache_dtype, kv_cache_memory_bytes, max_batch_size, ",
+        ),
     ],
 )
 def test_an_unknown_option_is_an_error_with_the_nearest_name(name: str, hint: str) -> None:
