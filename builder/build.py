@@ -75,7 +75,7 @@ def _write_rank(
         offsets = {tensor.spec.name: tensor.offset for tensor in weights_file.index.tensors}
         (writer.path / graph).write_bytes(backend.lower(network, offsets))
         pack_weights(network, checkpoint, weights_file, progress)
-    return RankFiles(graph, weights, tuple(network.kv_caches))
+    return RankFiles(graph, weights, network.kv_groups, tuple(network.kv_caches))
 
 
 def _copy_files(writer: EngineWriter, files: Sequence[Path]) -> None:

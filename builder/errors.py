@@ -7,3 +7,7 @@ class BuildError(ValueError):
 
 class UnsupportedModelError(BuildError):
     """The model config asks for something that the builder's blocks do not implement."""
+
+
+class BuildCacheError(BuildError):
+    """The build cache cannot be used; the message names its directory."""

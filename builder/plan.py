@@ -38,6 +38,10 @@ class BuildPlan:
     def kv_layout(self) -> str:
         return KV_LAYOUTS[self.kv_cache_dtype]
 
+    def effective_window(self, window: int | None) -> int | None:
+        """The window of an attention layer, None where no sequence is long enough to leave it."""
+        return None if window is None or window >= self.max_seq_len else window
+
 
 def plan_build(model: ModelConfig, config: BuildConfig) -> BuildPlan:
     """Decide what the build config leaves open, and say once what was changed.

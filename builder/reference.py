@@ -90,6 +90,7 @@ class ReferenceModel:
             self._kv_layout,
             TOKENS_PER_BLOCK,
             rope_scaling,
+            attention.window or 0,
         )
         num_tokens = len(x_TH)
         blocks = np.arange(-(-num_tokens // TOKENS_PER_BLOCK), dtype=np.int32)

@@ -81,6 +81,10 @@ class Checkpoint:
         """The files that an engine keeps beside its weights: tokenizer, templates, configs."""
         return companion_files(self.path)
 
+    def weight_files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors."""
+        return self._files.paths()
+
     def close(self) -> None:
         """Close the files. No further tensor can be read."""
         self._files.close()

@@ -7,7 +7,9 @@ would refuse. engine_manifest_reader.py makes them from bytes, and says the same
 import json
 from dataclasses import asdict, dataclass
 
+from precast.checkpoints.engine_checks import check_name, check_range, is_path_inside
 from precast.checkpoints.engine_errors import quote
+from precast.checkpoints.engine_kv import KvCacheSpec, KvGroupSpec, check_kv
 from precast.version import __version__
 
 ENGINE_FORMAT = 1
@@ -15,28 +17,8 @@ MANIFEST_NAME = "engine.json"
 VERIFICATION_NAME = "verification.json"
 UNLISTED_NAMES = (MANIFEST_NAME, VERIFICATION_NAME)  # never in `files`
 
-_MAX_INT32 = (1 << 31) - 1
 _MAX_INT64 = (1 << 63) - 1
 _MAX_PARALLEL_SIZE = 1 << 15
-
-
-def _check_range(field: str, value: int, minimum: int, maximum: int = _MAX_INT32) -> None:
-    if value < minimum:
-        raise ValueError(f"{field} must be at least {minimum}, got {value}")
-    if value > maximum:
-        raise ValueError(f"{field} must be at most {maximum}, got {value}")
-
-
-def check_name(field: str, value: str) -> None:
-    if not value or not all("!" <= character <= "~" for character in value):
-        raise ValueError(f"{field} must be printable ASCII without spaces, got {quote(value)}")
-
-
-def is_path_inside(path: str) -> bool:
-    """Whether `path` is relative, stays below where it starts, and is written in one way only."""
-    if any(character < " " or character in "\x7f\\" for character in path):
-        return False
-    return all(component not in ("", ".", "..") for component in path.split("/"))
 
 
 @dataclass(frozen=True)
@@ -59,12 +41,12 @@ class ModelInfo:
     def __post_init__(self) -> None:
         check_name("architecture", self.architecture)
         for field in ("vocab_size", "hidden_size", "num_layers", "max_seq_len"):
-            _check_range(field, getattr(self, field), 1)
+            check_range(field, getattr(self, field), 1)
         for i, token_id in enumerate(self.eos_token_ids):
-            _check_range(f"eos_token_ids[{i}]", token_id, 0)
+            check_range(f"eos_token_ids[{i}]", token_id, 0)
         for field in ("bos_token_id", "pad_token_id"):
             if getattr(self, field) is not None:
-                _check_range(field, getattr(self, field), 0)
+                check_range(field, getattr(self, field), 0)
 
 
 @dataclass(frozen=True)
@@ -83,9 +65,9 @@ class BuildInfo:
     def __post_init__(self) -> None:
         check_name("dtype", self.dtype)
         check_name("kv_cache_dtype", self.kv_cache_dtype)
-        _check_range("tokens_per_block", self.tokens_per_block, 1)
+        check_range("tokens_per_block", self.tokens_per_block, 1)
         if self.max_seq_len is not None:
-            _check_range("max_seq_len", self.max_seq_len, 1)
+            check_range("max_seq_len", self.max_seq_len, 1)
 
 
 @dataclass(frozen=True)
@@ -98,9 +80,9 @@ class Mapping:
     """tensor_parallel_size x pipeline_parallel_size, and the number of ranks."""
 
     def __post_init__(self) -> None:
-        _check_range("world_size", self.world_size, 1)
-        _check_range("tensor_parallel_size", self.tensor_parallel_size, 1, _MAX_PARALLEL_SIZE)
-        _check_range("pipeline_parallel_size", self.pipeline_parallel_size, 1, _MAX_PARALLEL_SIZE)
+        check_range("world_size", self.world_size, 1)
+        check_range("tensor_parallel_size", self.tensor_parallel_size, 1, _MAX_PARALLEL_SIZE)
+        check_range("pipeline_parallel_size", self.pipeline_parallel_size, 1, _MAX_PARALLEL_SIZE)
         product = self.tensor_parallel_size * self.pipeline_parallel_size
         if self.world_size != product:
             raise ValueError(
@@ -109,36 +91,18 @@ class Mapping:
 
 
 @dataclass(frozen=True)
-class KvCacheSpec:
-    """One KV pool: a graph input, uint8 [num_blocks, block_bytes]."""
-
-    name: str
-    """Of the graph input, e.g. "kv.0"."""
-    layout: str
-    """E.g. "kv16.bf16/1"; also listed in the manifest's `requires`."""
-    block_bytes: int
-
-    def __post_init__(self) -> None:
-        check_name("name", self.name)
-        check_name("layout", self.layout)
-        _check_range("block_bytes", self.block_bytes, 1)
-
-
-@dataclass(frozen=True)
 class RankFiles:
     """The files of one rank: paths relative to the engine directory, listed in the manifest's `files`."""
 
     graph: str
     weights: str
+    kv_groups: tuple[KvGroupSpec, ...]
+    """The one without a window first, then ascending in the window. Empty for a model without attention."""
     kv_caches: tuple[KvCacheSpec, ...]
     """In the order of the graph's inputs."""
 
     def __post_init__(self) -> None:
-        names = set[str]()
-        for i, cache in enumerate(self.kv_caches):
-            if cache.name in names:
-                raise ValueError(f"kv_caches[{i}].name must differ from the names before it, got {quote(cache.name)}")
-            names.add(cache.name)
+        check_kv(self.kv_groups, self.kv_caches)
 
 
 @dataclass(frozen=True)
@@ -151,7 +115,7 @@ class FileEntry:
     def __post_init__(self) -> None:
         if len(self.sha256) != 64 or not all(digit in "0123456789abcdef" for digit in self.sha256):
             raise ValueError(f"sha256 must be 64 lower-case hexadecimal digits, got {quote(self.sha256)}")
-        _check_range("size", self.size, 0, _MAX_INT64)
+        check_range("size", self.size, 0, _MAX_INT64)
 
 
 @dataclass(frozen=True)
@@ -165,8 +129,8 @@ class OnnxRuntimeRequirements:
 
     def __post_init__(self) -> None:
         check_name("onnxruntime_min", self.onnxruntime_min)
-        _check_range("ir_version", self.ir_version, 1)
-        _check_range("opset", self.opset, 1)
+        check_range("ir_version", self.ir_version, 1)
+        check_range("opset", self.opset, 1)
 
 
 @dataclass(frozen=True)

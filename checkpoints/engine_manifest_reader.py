@@ -3,19 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from precast.checkpoints.engine_checks import check_name
 from precast.checkpoints.engine_errors import UnsupportedEngineError
 from precast.checkpoints.engine_json import JsonCursor, parse_json
+from precast.checkpoints.engine_kv import KvCacheSpec, KvGroupSpec
 from precast.checkpoints.engine_manifest import (
     ENGINE_FORMAT,
     BuildInfo,
     EngineManifest,
     FileEntry,
-    KvCacheSpec,
     Mapping,
     ModelInfo,
     OnnxRuntimeRequirements,
     RankFiles,
-    check_name,
 )
 from precast.version import __version__
 
@@ -171,7 +171,16 @@ def _read_rank(value: JsonCursor) -> RankFiles:
         RankFiles,
         graph=value.at("graph").string(),
         weights=value.at("weights").string(),
+        kv_groups=tuple(_read_kv_group(group) for group in value.at("kv_groups").elements()),
         kv_caches=tuple(_read_kv_cache(cache) for cache in value.at("kv_caches").elements()),
+    )
+
+
+def _read_kv_group(value: JsonCursor) -> KvGroupSpec:
+    return value.create(
+        KvGroupSpec,
+        block_tables=value.at("block_tables").string(),
+        window=value.at("window").integer_or_none(),
     )
 
 
@@ -181,4 +190,5 @@ def _read_kv_cache(value: JsonCursor) -> KvCacheSpec:
         name=value.at("name").string(),
         layout=value.at("layout").string(),
         block_bytes=value.at("block_bytes").integer(),
+        group=value.at("group").integer(),
     )

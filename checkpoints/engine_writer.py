@@ -25,6 +25,7 @@ from precast.checkpoints.durable_files import (
     sync_directory,
     sync_file,
 )
+from precast.checkpoints.engine_checks import is_path_inside
 from precast.checkpoints.engine_dir import is_engine_dir, read_manifest
 from precast.checkpoints.engine_errors import EngineError, EngineExistsError, EngineIOError
 from precast.checkpoints.engine_manifest import (
@@ -32,7 +33,6 @@ from precast.checkpoints.engine_manifest import (
     UNLISTED_NAMES,
     EngineManifest,
     FileEntry,
-    is_path_inside,
 )
 from precast.checkpoints.staging_directory import StagingDirectory
 from precast.checkpoints.weights_index import PLAIN_LAYOUT, TensorSpec

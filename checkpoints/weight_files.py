@@ -72,6 +72,10 @@ class WeightFiles:
     def info(self, name: str) -> TensorInfo:
         return self._infos[name]
 
+    def paths(self) -> tuple[Path, ...]:
+        """The files that hold the tensors, in the order of their names."""
+        return tuple(file.path for file in self._files)
+
     def path_of(self, name: str) -> Path:
         """The file that holds a tensor."""
         return self._file_of[name].path

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from precast.version import __version__
 
 if TYPE_CHECKING:
+    from precast.build_cache import BuildCacheConfig
     from precast.configs import (
         CapacitySchedulerPolicy,
         KvCacheConfig,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLM",
+    "BuildCacheConfig",
     "CapacitySchedulerPolicy",
     "CompletionOutput",
     "KvCacheConfig",
@@ -44,6 +46,7 @@ __all__ = [
 
 _MODULE_OF = {
     "LLM": "precast.llm",
+    "BuildCacheConfig": "precast.build_cache",
     "CapacitySchedulerPolicy": "precast.configs",
     "CompletionOutput": "precast.outputs",
     "KvCacheConfig": "precast.configs",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from precast.progress import BytesBar
 
 if TYPE_CHECKING:
+    from precast.build_cache import BuildCacheConfig
+    from precast.builder.build_config import BuildConfig
+    from precast.builder.cache.entry import CachedEngine
     from precast.checkpoints.engine_manifest import EngineManifest
 
 
@@ -33,16 +36,79 @@ def build(
     """
     try:
         from precast.builder.build import build_engine
-        from precast.builder.build_config import BuildConfig
         from precast.checkpoints.checkpoint import open_checkpoint
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"building an engine needs {error.name}, which is not installed: pip install 'precast[build]'",
-            name=error.name,
-        ) from error
+        raise _not_installed(error) from error
 
-    config = BuildConfig(
-        dtype=dtype, kv_cache_dtype=kv_cache_dtype, tokens_per_block=tokens_per_block, max_seq_len=max_seq_len
-    )
+    config = _build_config(dtype, kv_cache_dtype, tokens_per_block, max_seq_len)
     with BytesBar() as bar, open_checkpoint(model, revision=revision) as checkpoint:
         return build_engine(checkpoint, output_dir, config, dump_graphs=dump_graphs, progress=bar, overwrite=overwrite)
+
+
+def build_in_cache(
+    model: str | os.PathLike[str],
+    cache: BuildCacheConfig,
+    *,
+    dtype: str = "auto",
+    kv_cache_dtype: str = "auto",
+    tokens_per_block: int = 16,
+    max_seq_len: int | None = None,
+    revision: str | None = None,
+) -> CachedEngine:
+    """The engine that :func:`build` would build, in the build cache, where it may lie already. The caller releases it.
+
+    Raises:
+        ValueError, EngineError, ModuleNotFoundError: as :func:`build`; BuildCacheError, a ValueError, where the cache
+            cannot be used.
+    """
+    try:
+        from precast.builder.cache.cached_build import build_cached
+        from precast.checkpoints.checkpoint import open_checkpoint
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from error
+    from precast.build_cache import open_build_cache
+
+    config = _build_config(dtype, kv_cache_dtype, tokens_per_block, max_seq_len)
+    with BytesBar() as bar, open_checkpoint(model, revision=revision) as checkpoint:
+        return build_cached(checkpoint, open_build_cache(cache), config, progress=bar, source=os.fspath(model))
+
+
+def build_through_cache(
+    model: str | os.PathLike[str], output_dir: Path, cache: BuildCacheConfig, *, overwrite: bool = False, **options: Any
+) -> tuple[EngineManifest, bool]:
+    """Builds into the build cache, unless the engine lies there, and copies it to ``output_dir``.
+
+    It is a copy, and no hard link: whoever edits or truncates the engine at ``output_dir`` would change that in the
+    cache, and kill who has it mapped. File systems that can (Btrfs, XFS) let both share their blocks until then.
+
+    Args:
+        model, cache, options: of :func:`build_in_cache`.
+        output_dir, overwrite: of :func:`build`.
+
+    Returns:
+        The manifest, and whether the engine lay in the cache.
+
+    Raises:
+        ValueError, EngineError, ModuleNotFoundError: as :func:`build_in_cache`.
+    """
+    from precast.checkpoints.engine_dir import copy_engine
+    from precast.checkpoints.engine_writer import EngineWriter
+
+    with EngineWriter(output_dir, overwrite_engine=overwrite):
+        pass  # a place that is taken or cannot be written is an error now, and not after the build
+    with build_in_cache(model, cache, **options) as cached:
+        return copy_engine(cached.engine_dir, output_dir, overwrite_engine=overwrite), cached.is_hit
+
+
+def _build_config(dtype: str, kv_cache_dtype: str, tokens_per_block: int, max_seq_len: int | None) -> BuildConfig:
+    from precast.builder.build_config import BuildConfig
+
+    return BuildConfig(
+        dtype=dtype, kv_cache_dtype=kv_cache_dtype, tokens_per_block=tokens_per_block, max_seq_len=max_seq_len
+    )
+
+
+def _not_installed(error: ModuleNotFoundError) -> ModuleNotFoundError:
+    return ModuleNotFoundError(
+        f"building an engine needs {error.name}, which is not installed: pip install 'precast[build]'", name=error.name
+    )

@@ -7,8 +7,9 @@ import logging
 import os
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from precast.build_cache import BuildCacheConfig
 from precast.checkpoints.engine_dir import check_files, copy_engine, is_engine_dir, read_manifest, verify_files
 from precast.defaults import read_default_sampling
 from precast.llm_generate import GenerateMethods
@@ -16,6 +17,9 @@ from precast.llm_stats import StatsMethods
 from precast.options import Options, check_backend, sort_options
 from precast.runtime import Engine, EngineOptions, LogLevel
 from precast.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from precast.builder.cache.entry import CachedEngine
 
 logger = logging.getLogger("precast")
 
@@ -25,7 +29,8 @@ class LLM(GenerateMethods, StatsMethods):
 
     Args:
         model: an engine directory, which is loaded; or a Hugging Face checkpoint directory or hub id, which is
-            built first, into a temporary directory unless ``workspace`` names one. :meth:`save` keeps the engine.
+            built first, into a temporary directory unless ``workspace`` names one or ``enable_build_cache`` keeps
+            it. :meth:`save` keeps the engine.
         tokenizer: a folder with another ``tokenizer.json``.
         tokenizer_mode: "auto" only; there is one tokenizer library, the fast one.
         skip_tokenizer_init: prompts are token ids and outputs have no text.
@@ -36,6 +41,9 @@ class LLM(GenerateMethods, StatsMethods):
         tokenizer_revision: of a hub id's tokenizer; must be ``revision`` or None.
         backend: None or "onnxruntime".
         **options: for building, ``kv_cache_dtype`` ("auto", "float32", "bfloat16") and ``tokens_per_block``.
+            ``enable_build_cache``, False by default, keeps what is built for the next time, in a cache of limited
+            size: True, or a BuildCacheConfig or a mapping of its members for where and how much. The engine is used
+            where it lies in the cache, or copied to ``workspace``; an engine as ``model`` needs no cache.
             For running, ``num_threads``, ``max_batch_size``, ``max_num_tokens``, ``kv_cache_bytes``; see
             ``precast_engine_options_t`` in precast.h; ``scheduler_config`` (a SchedulerConfig), ``max_queue_size``
             (requests that may wait for their first step) and ``iter_stats_max_iterations``. For both,
@@ -69,6 +77,7 @@ class LLM(GenerateMethods, StatsMethods):
         check_backend(backend)
         self._engine: Engine | None = None
         self._remove_temporary: weakref.finalize[..., LLM] | None = None
+        self._cached: CachedEngine | None = None
         self._request_ids = itertools.count()
         if is_engine_dir(Path(model)):
             _refuse_build_options(model, dtype, revision, sorted_options)
@@ -84,29 +93,48 @@ class LLM(GenerateMethods, StatsMethods):
     # ----------------------------------------------------------------------------------- building, loading, keeping
 
     def _build(self, model: str | os.PathLike[str], dtype: str, revision: str | None, options: Options) -> Path:
-        import tempfile
-
-        from precast.building import build
-
         if Path(model).is_dir() and not (Path(model) / "config.json").exists():
             raise ValueError(
                 f"{model} is neither an engine (it has no engine.json) nor a checkpoint (it has no config.json)"
             )
-        folder = options.workspace
+        build_options = {"dtype": dtype, "max_seq_len": options.max_seq_len, "revision": revision, **options.build}
+        if options.build_cache is not None:
+            return self._build_in_cache(model, options.build_cache, options.workspace, build_options)
+        return self._build_outside(model, options.workspace, build_options)
+
+    def _build_in_cache(
+        self,
+        model: str | os.PathLike[str],
+        cache: BuildCacheConfig,
+        workspace: str | os.PathLike[str] | None,
+        build_options: dict[str, Any],
+    ) -> Path:
+        from precast.building import build_in_cache, build_through_cache
+
+        if workspace is not None:
+            target = Path(workspace) / "engine"
+            build_through_cache(model, target, cache, overwrite=True, **build_options)
+            return target
+        self._cached = build_in_cache(model, cache, **build_options)
+        return self._cached.engine_dir
+
+    def _build_outside(
+        self,
+        model: str | os.PathLike[str],
+        workspace: str | os.PathLike[str] | None,
+        build_options: dict[str, Any],
+    ) -> Path:
+        import tempfile
+
+        from precast.building import build
+
+        folder = workspace
         if folder is None:
             folder = tempfile.mkdtemp(prefix="precast-")
             self._remove_temporary = weakref.finalize(self, _remove_folder, folder, os.getpid())
         target = Path(folder) / "engine"
         try:
-            build(
-                model,
-                target,
-                dtype=dtype,
-                max_seq_len=options.max_seq_len,
-                revision=revision,
-                overwrite=options.workspace is not None,
-                **options.build,
-            )
+            build(model, target, overwrite=workspace is not None, **build_options)
         except BaseException:
             self.shutdown()
             raise
@@ -150,6 +178,8 @@ class LLM(GenerateMethods, StatsMethods):
             engine.shutdown()
         if self._remove_temporary is not None:
             self._remove_temporary()
+        if self._cached is not None:
+            self._cached.release()
 
     # --------------------------------------------------------------------------------------------------- looking
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from precast.build_cache import BuildCacheConfig, to_cache_config
 from precast.configs import KvCacheConfig, SchedulerConfig
 
 # What LLM's **options may hold, and the names the two halves know them by.
@@ -24,7 +25,7 @@ RUNTIME_OPTIONS = {
 BUILD_OPTIONS = {"kv_cache_dtype": "kv_cache_dtype", "tokens_per_block": "tokens_per_block"}
 SEQUENCE_LENGTH_OPTIONS = ("max_seq_len", "max_model_len")
 CONFIG_OPTIONS = ("kv_cache_config", "scheduler_config")
-OTHER_OPTIONS = ("verify", "workspace")
+OTHER_OPTIONS = ("verify", "workspace", "enable_build_cache")
 # LLM's named arguments, which somebody may have meant with a name that is nearly one of them.
 ARGUMENTS = (
     "model",
@@ -53,13 +54,15 @@ class Options:
     max_seq_len: int | None = None
     verify: bool = False
     workspace: str | os.PathLike[str] | None = None
+    build_cache: BuildCacheConfig | None = None
 
 
 def sort_options(options: Mapping[str, Any]) -> Options:
     """Each option to its half, under the name that it has there.
 
     Raises:
-        ValueError: an unknown name, with the nearest known one; or one value given under two names.
+        ValueError: an unknown name, with the nearest known one; one value given under two names; or an
+            ``enable_build_cache`` that says nothing sensible.
         TypeError: a configuration of another class.
     """
     known = (*RUNTIME_OPTIONS, *BUILD_OPTIONS, *SEQUENCE_LENGTH_OPTIONS, *CONFIG_OPTIONS, *OTHER_OPTIONS)
@@ -75,6 +78,7 @@ def sort_options(options: Mapping[str, Any]) -> Options:
         max_seq_len=lengths.get("max_seq_len"),
         verify=bool(options.get("verify", False)),
         workspace=options.get("workspace"),
+        build_cache=to_cache_config(options.get("enable_build_cache")),
     )
 
 

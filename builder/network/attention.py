@@ -16,6 +16,7 @@ from precast.plugins.paged_attention import schema as paged_attention
 def emit_attention(emitter: Emitter, attention: AttentionConfig, x: ir.Value, name: str) -> ir.Value:
     """The mixer of one layer, with a KV pool of its own."""
     inv_freq, rope_scaling = _rope(emitter, attention.rope)
+    window = emitter.plan.effective_window(attention.window)
     attributes = paged_attention.PagedAttentionAttributes(
         num_heads=attention.num_heads,
         num_kv_heads=attention.num_kv_heads,
@@ -24,11 +25,12 @@ def emit_attention(emitter: Emitter, attention: AttentionConfig, x: ir.Value, na
         kv_layout=emitter.plan.kv_layout,
         tokens_per_block=emitter.plan.tokens_per_block,
         rope_scaling=rope_scaling,
+        window=window or 0,
     )
     step = emitter.inputs
     qkv = _emit_qkv(emitter, attention, x, name)
-    pool = emitter.kv_pool(attributes.kv_layout, attributes.block_bytes)
-    inputs = [qkv, step.query_starts, step.context_lengths, step.block_tables, pool, inv_freq]
+    block_tables, pool = emitter.kv_cache(attributes.kv_layout, attributes.block_bytes, window)
+    inputs = [qkv, step.query_starts, step.context_lengths, block_tables, pool, inv_freq]
     heads = emitter.op(paged_attention, attributes, inputs, name, attention.num_heads * attention.head_dim)
     return emitter.linear(heads, f"{name}.o", num_features(x), bias=attention.output_bias)
 

@@ -21,11 +21,18 @@ def emit_network(model: ModelConfig, plan: BuildPlan) -> Network:
         UnsupportedModelError: naming the first layer, field and value that is not implemented.
     """
     check_implemented(model)
-    emitter = Emitter(plan)
+    emitter = Emitter(plan, _windows(model, plan))
     x = emit_embedding(emitter, model)
     for index, layer in enumerate(model.layers):
         x = _emit_layer(emitter, layer, x, f"layers.{index}")
     return emitter.finish(emit_head(emitter, model, x))
+
+
+def _windows(model: ModelConfig, plan: BuildPlan) -> list[int | None]:
+    """The distinct windows of the attention layers: None, if any sees everything, then ascending."""
+    mixers = [layer.mixer for layer in model.layers]
+    windows = {plan.effective_window(mixer.window) for mixer in mixers if isinstance(mixer, AttentionConfig)}
+    return sorted(windows, key=lambda window: window or 0)
 
 
 def _emit_layer(emitter: Emitter, layer: LayerConfig, x: ir.Value, name: str) -> ir.Value:

@@ -1,17 +1,16 @@
 """The emitter: what every block appends nodes, weights and KV pools with."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from itertools import count
 
 import onnx_ir as ir
 
-from precast.builder.network.inputs import LOGITS, StepInputs, kv_pool, step_inputs
+from precast.builder.network.inputs import LOGITS, StepInputs, block_tables_name, kv_pool, step_inputs
 from precast.builder.network.network import Network
 from precast.builder.network.nodes import Op, OpAttributes, builtin_node, precast_node, select_rows_node
 from precast.builder.plan import BuildPlan
 from precast.builder.weights import CheckpointTensor, Constant, WeightRecipe
-from precast.checkpoints.engine_manifest import KvCacheSpec
+from precast.checkpoints.engine_kv import KvCacheSpec, KvGroupSpec
 from precast.checkpoints.weights_index import PLAIN_LAYOUT
 from precast.plugins.domain import DOMAIN
 from precast.plugins.linear import schema as linear
@@ -25,14 +24,15 @@ OPSET = 20
 class Emitter:
     """Appends to a network. A value has the name of its node, which says where in the model it is."""
 
-    def __init__(self, plan: BuildPlan) -> None:
+    def __init__(self, plan: BuildPlan, windows: Sequence[int | None]) -> None:
+        """`windows` are the distinct attention windows of the layers, sorted as KvGroupSpecs are."""
         self.plan = plan
-        self.inputs: StepInputs = step_inputs()
-        graph_inputs = [getattr(self.inputs, field.name) for field in fields(self.inputs)]
+        self.inputs: StepInputs = step_inputs(len(windows))
+        groups = tuple(KvGroupSpec(block_tables_name(index), window) for index, window in enumerate(windows))
         opsets = {"": OPSET, DOMAIN: 1}
-        graph = ir.Graph(inputs=graph_inputs, outputs=[], nodes=[], opset_imports=opsets, name="precast")
+        graph = ir.Graph(inputs=self.inputs.values(), outputs=[], nodes=[], opset_imports=opsets, name="precast")
         model = ir.Model(graph, ir_version=IR_VERSION, producer_name="precast", producer_version=__version__)
-        self.network = Network(model, weights={}, kv_caches=[])
+        self.network = Network(model, weights={}, kv_groups=groups, kv_caches=[])
 
     def op(
         self, op: Op, attributes: OpAttributes, inputs: Sequence[ir.Value | None], name: str, features: int
@@ -86,12 +86,13 @@ class Emitter:
                 break
         return self.network.graph.initializers[candidate]
 
-    def kv_pool(self, layout: str, block_bytes: int) -> ir.Value:
-        """The pool of the next attention layer, as a new graph input."""
+    def kv_cache(self, layout: str, block_bytes: int, window: int | None) -> tuple[ir.Value, ir.Value]:
+        """The block tables and the pool, a new graph input, of the next attention layer."""
+        group = [spec.window for spec in self.network.kv_groups].index(window)
         pool = kv_pool(f"kv.{len(self.network.kv_caches)}", block_bytes)
         self.network.graph.inputs.append(pool)
-        self.network.kv_caches.append(KvCacheSpec(str(pool.name), layout, block_bytes))
-        return pool
+        self.network.kv_caches.append(KvCacheSpec(str(pool.name), layout, block_bytes, group))
+        return self.inputs.block_tables[group], pool
 
     def finish(self, logits: ir.Value) -> Network:
         """Name the output of the graph, and hand the network over."""

@@ -82,6 +82,7 @@ IMPLEMENTED: Mapping[type, Mapping[str, Rule]] = {
         "qkv_bias": ANY,
         "key_bias": ANY,
         "output_bias": ANY,
+        "window": ANY,
     },
     RopeConfig: {
         "theta": ANY,
@@ -115,7 +116,7 @@ def check_implemented(model: ModelConfig) -> None:
     """Refuse a model that the blocks would emit wrongly or not at all.
 
     Raises:
-        UnsupportedModelError: naming the layer, the field and its value, e.g. "layers.3.mixer.window is 4096".
+        UnsupportedModelError: naming the layer, the field and its value, e.g. "layers.3.mixer.chunk is 8192".
     """
     _check(model, "")
 

@@ -12,6 +12,7 @@ NUM_TOKENS = "num_tokens"
 NUM_SEQUENCES = "num_sequences"
 NUM_LOGIT_ROWS = "num_logit_rows"
 NUM_BLOCKS = "num_blocks"
+MAX_BLOCKS = "max_blocks"
 
 LOGIT_ROWS = "logit_rows"
 LOGITS = "logits"
@@ -25,24 +26,37 @@ class StepInputs:
         token_ids: [num_tokens]
         query_starts: [num_sequences + 1]; sequence s owns rows query_starts[s] .. query_starts[s+1] - 1.
         context_lengths: [num_sequences], tokens of a sequence in the KV cache after this step.
-        block_tables: [num_sequences, max_blocks], -1 behind the last block of a sequence.
+        block_tables: For each KV group [num_sequences, max_blocks.<group>], -1 where a sequence has no block: behind
+            its last one, or below the window.
         logit_rows: [num_logit_rows], the rows of the step whose logits are wanted; may be none.
     """
 
     token_ids: ir.Value
     query_starts: ir.Value
     context_lengths: ir.Value
-    block_tables: ir.Value
+    block_tables: tuple[ir.Value, ...]
     logit_rows: ir.Value
 
+    def values(self) -> tuple[ir.Value, ...]:
+        """All of them, in the order of the graph's inputs."""
+        return (self.token_ids, self.query_starts, self.context_lengths, *self.block_tables, self.logit_rows)
 
-def step_inputs() -> StepInputs:
+
+def block_tables_name(group: int) -> str:
+    """The graph input that holds the block tables of a KV group."""
+    return f"block_tables.{group}"
+
+
+def step_inputs(num_kv_groups: int) -> StepInputs:
     """New values, of no graph yet."""
+    tables = [
+        _int32(block_tables_name(group), NUM_SEQUENCES, f"{MAX_BLOCKS}.{group}") for group in range(num_kv_groups)
+    ]
     return StepInputs(
         token_ids=_int32("token_ids", NUM_TOKENS),
         query_starts=_int32("query_starts", f"{NUM_SEQUENCES}_plus_1"),
         context_lengths=_int32("context_lengths", NUM_SEQUENCES),
-        block_tables=_int32("block_tables", NUM_SEQUENCES, "max_blocks"),
+        block_tables=tuple(tables),
         logit_rows=_int32(LOGIT_ROWS, NUM_LOGIT_ROWS),
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from precast.builder.weights import WeightRecipe
-from precast.checkpoints.engine_manifest import KvCacheSpec
+from precast.checkpoints.engine_kv import KvCacheSpec, KvGroupSpec
 
 DTYPES = {"float32": ir.DataType.FLOAT, "uint8": ir.DataType.UINT8}
 
@@ -22,11 +22,13 @@ class Network:
     Blocks and passes change the members in place; `check_integrity` says whether they agree.
 
     Attributes:
+        kv_groups: The layers' attention windows; the one without a window first, then ascending.
         kv_caches: The pools, one for each attention layer, in the order of their graph inputs.
     """
 
     model: ir.Model
     weights: dict[str, WeightRecipe]
+    kv_groups: tuple[KvGroupSpec, ...]
     kv_caches: list[KvCacheSpec]
 
     @property

@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from precast.builder.network.network import Network
 from precast.builder.passes.base import InvariantError, Pass
+from precast.checkpoints.engine_kv import check_kv
 from precast.checkpoints.weights_index import PLAIN_LAYOUT
 from precast.plugins import SUPPORTED_LAYOUTS, SUPPORTED_OPS
 from precast.plugins.domain import DOMAIN
@@ -21,6 +22,7 @@ class CheckSupported(Pass):
     2. A node of ours must be an op and version of plugins.SUPPORTED_OPS; other domains are refused.
     3. Weights are plain or in a layout of plugins.SUPPORTED_LAYOUTS, and so are the KV pools.
     4. Each KV pool has exactly one reader: it is written in place, which ONNX does not know.
+    5. KV groups and pools are what the manifest can say: pools that share memory are of one layout and size.
     """
 
     name = "check_supported"
@@ -39,6 +41,11 @@ class CheckSupported(Pass):
             # 4.
             if readers.get(cache.name, 0) != 1:
                 raise InvariantError(f"KV pool {cache.name} has {readers.get(cache.name, 0)} readers; it must have one")
+        # 5.
+        try:
+            check_kv(network.kv_groups, network.kv_caches)
+        except ValueError as error:
+            raise InvariantError(str(error)) from error
         return False
 
 

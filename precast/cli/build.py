@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precast.cli.errors import CommandError
+from precast.cli.errors import CommandError, UsageError
 from precast.cli.output import format_bytes, print_json
 
 if TYPE_CHECKING:
     from precast.builder.verify import VerificationReport
     from precast.checkpoints.engine_manifest import EngineManifest
+
+_BUILD_ARGUMENTS = ("dtype", "kv_cache_dtype", "tokens_per_block", "max_seq_len", "revision")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,30 +37,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-seq-len", type=int, metavar="N", help="prompt and output; default: the model's own")
     parser.add_argument("--overwrite", action="store_true", help="replace an engine that is in DIR, in one step")
     parser.add_argument("--dump-graphs", type=Path, metavar="DIR", help="write the graph after every pass there")
+    parser.add_argument(
+        "--cache",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="copy the engine from the build cache, where it is built if it is not there (see precast cache)",
+    )
     parser.add_argument("--verify", action="store_true", help="compare the engine's logits with a reference, then")
 
 
 def run(args: argparse.Namespace) -> int:
-    from precast.building import build
-
+    if args.cache and args.dump_graphs is not None:
+        raise UsageError("--dump-graphs shows how an engine is built, and --cache may find it built: leave one out")
     start = time.perf_counter()
-    manifest = build(
-        args.model,
-        args.output,
-        dtype=args.dtype,
-        kv_cache_dtype=args.kv_cache_dtype,
-        tokens_per_block=args.tokens_per_block,
-        max_seq_len=args.max_seq_len,
-        revision=args.revision,
-        overwrite=args.overwrite,
-        dump_graphs=args.dump_graphs,
-    )
+    manifest, cache_use = _build(args)
     build_s = time.perf_counter() - start
     report = _verify(args, build_s) if args.verify else None
-    _print_result(args, manifest, build_s, report)
+    _print_result(args, manifest, build_s, cache_use, report)
     if report is not None and not report.passed:
         raise CommandError(f"{args.output}: {summary_of(report)}")
     return 0
+
+
+def _build(args: argparse.Namespace) -> tuple[EngineManifest, str | None]:
+    """The manifest, and "hit" or "miss" where the build cache was used."""
+    from precast.build_cache import BuildCacheConfig
+    from precast.building import build, build_through_cache
+
+    options = {name: getattr(args, name) for name in _BUILD_ARGUMENTS}
+    if not args.cache:
+        return build(args.model, args.output, dump_graphs=args.dump_graphs, overwrite=args.overwrite, **options), None
+    manifest, is_hit = build_through_cache(
+        args.model, args.output, BuildCacheConfig(), overwrite=args.overwrite, **options
+    )
+    return manifest, "hit" if is_hit else "miss"
 
 
 def summary_of(report: VerificationReport) -> str:
@@ -77,7 +89,11 @@ def _verify(args: argparse.Namespace, build_s: float) -> VerificationReport:
 
 
 def _print_result(
-    args: argparse.Namespace, manifest: EngineManifest, build_s: float, report: VerificationReport | None
+    args: argparse.Namespace,
+    manifest: EngineManifest,
+    build_s: float,
+    cache_use: str | None,
+    report: VerificationReport | None,
 ) -> None:
     size_bytes = sum(entry.size for entry in manifest.files.values())
     if args.json:
@@ -90,13 +106,15 @@ def _print_result(
             "notes": list(manifest.build.notes),
             "size_bytes": size_bytes,
             "build_s": build_s,
+            "cache": cache_use,
             "verification": None if report is None else report.to_dict(),
         }
         print_json(result)
         return
+    how = "copied from the build cache" if cache_use == "hit" else "built"
     print(
         f"{args.output}: {manifest.model.architecture}, weights {manifest.build.dtype}, "
-        f"KV cache {manifest.build.kv_cache_dtype}, {format_bytes(size_bytes)}, built in {build_s:.1f} s"
+        f"KV cache {manifest.build.kv_cache_dtype}, {format_bytes(size_bytes)}, {how} in {build_s:.1f} s"
     )
     for note in manifest.build.notes:
         print(f"  {note}")

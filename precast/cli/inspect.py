@@ -103,9 +103,13 @@ def _print_tensors(path: str, index: WeightsIndex, list_tensors: bool) -> None:
 
 
 def _kv_cache_sizes(manifest: EngineManifest) -> str:
+    from precast.checkpoints.engine_kv import kv_page_bytes
+
     tokens = manifest.build.tokens_per_block
-    block_bytes = sum(cache.block_bytes for rank in manifest.ranks for cache in rank.kv_caches)
-    return f"blocks of {tokens} tokens, {format_bytes(block_bytes // tokens)} a token"
+    block_bytes = sum(kv_page_bytes(rank.kv_caches) * len(rank.kv_groups) for rank in manifest.ranks)
+    windows = sorted({group.window for rank in manifest.ranks for group in rank.kv_groups if group.window is not None})
+    text = f"blocks of {tokens} tokens, {format_bytes(block_bytes // tokens)} a token"
+    return text + (f", in windows of {_list(tuple(windows))} tokens" if windows else "")
 
 
 def _list(values: tuple[int, ...]) -> str:

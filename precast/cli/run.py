@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from precast.sampling_params import SamplingParams
 
 _SAMPLING_ARGUMENTS = ("max_tokens", "temperature", "top_k", "top_p", "seed", "ignore_eos", "stop_token_ids")
-_RUNTIME_ARGUMENTS = ("num_threads", "max_seq_len", "kv_cache_bytes")
+_RUNTIME_ARGUMENTS = ("num_threads", "max_seq_len", "kv_cache_bytes", "enable_build_cache")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     loading = parser.add_argument_group("loading")
     loading.add_argument("--num-threads", type=int, metavar="N", help="default: the processors there are")
     loading.add_argument("--max-seq-len", type=int, metavar="N", help="prompt and output; default: the engine's own")
+    loading.add_argument(
+        "--cache",
+        action=argparse.BooleanOptionalAction,
+        dest="enable_build_cache",
+        help="keep the engine of a checkpoint in the build cache for the next time (see precast cache)",
+    )
     loading.add_argument("--kv-cache-bytes", type=int, metavar="N", help="default: half of the free memory at most")
 
 

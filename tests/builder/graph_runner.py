@@ -48,6 +48,7 @@ class GraphRunner:
             node.attributes["tokens_per_block"].as_int() for node in graph if node.op_type == "PagedAttention"
         )
         self.num_blocks = num_blocks
+        self.block_tables = [value.name for value in graph.inputs if str(value.name).startswith("block_tables.")]
 
     def __call__(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """The logits of every position of one sequence, in one step. Blocks are used from the last to the first."""
@@ -59,14 +60,15 @@ class GraphRunner:
         """One step over packed sequences."""
         width = max(len(chunk.blocks) for chunk in chunks) + 1
         tables = [[*chunk.blocks, *[-1] * (width - len(chunk.blocks))] for chunk in chunks]
-        inputs = {
+        inputs: dict[str | None, Any] = {
             "token_ids": [token for chunk in chunks for token in chunk.token_ids],
             "query_starts": np.cumsum([0, *(len(chunk.token_ids) for chunk in chunks)]),
             "context_lengths": [chunk.start + len(chunk.token_ids) for chunk in chunks],
-            "block_tables": tables,
+            # Pools are apart here, so all KV groups may use blocks of the same ids.
+            **dict.fromkeys(self.block_tables, tables),
             "logit_rows": logit_rows,
         }
-        values: dict[str, Array] = {name: np.array(value, np.int32) for name, value in inputs.items()}
+        values: dict[str, Array] = {str(name): np.array(value, np.int32) for name, value in inputs.items()}
         values.update(self.weights)
         values.update(self.pools)
         for node in self.graph:

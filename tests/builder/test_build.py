@@ -57,7 +57,7 @@ def test_the_manifest_says_what_was_built(tiny_llama: TinyLlama, tmp_path: Path)
     build(tiny_llama("eos_list"), tmp_path / "engine", config)
     manifest = manifest_of(tmp_path / "engine")
     del manifest["files"], manifest["precast_version"]
-    cache = {"layout": "kv16.f32/1", "block_bytes": 2 * 2 * 32 * 16 * 4}
+    cache = {"layout": "kv16.f32/1", "block_bytes": 2 * 2 * 32 * 16 * 4, "group": 0}
     assert manifest == {
         "format": 1,
         "backend": "onnxruntime",
@@ -95,6 +95,7 @@ def test_the_manifest_says_what_was_built(tiny_llama: TinyLlama, tmp_path: Path)
             {
                 "graph": "rank0/model.onnx",
                 "weights": "rank0/weights.bin",
+                "kv_groups": [{"block_tables": "block_tables.0", "window": None}],
                 "kv_caches": [{"name": "kv.0", **cache}, {"name": "kv.1", **cache}],
             }
         ],
@@ -209,8 +210,8 @@ class TestErrors:
 
     def test_a_feature_that_is_not_implemented(self, tiny_llama: TinyLlama, tmp_path: Path) -> None:
         with open_checkpoint(tiny_llama("gqa")) as checkpoint:
-            checkpoint.config = with_attention(checkpoint.config, window=8)
-            with pytest.raises(UnsupportedModelError, match=r"^layers\.0\.mixer\.window is 8, "):
+            checkpoint.config = with_attention(checkpoint.config, chunk=8)
+            with pytest.raises(UnsupportedModelError, match=r"^layers\.0\.mixer\.chunk is 8, "):
                 build_engine(checkpoint, tmp_path / "engine")
         assert not list(tmp_path.iterdir())
 

@@ -109,6 +109,7 @@ CHANGES: dict[tuple[type, str], tuple[ModelConfig, ModelConfig]] = {
     (AttentionConfig, "qkv_bias"): (MODEL, with_attention(qkv_bias=True)),
     (AttentionConfig, "key_bias"): (with_attention(qkv_bias=True), with_attention(qkv_bias=True, key_bias=False)),
     (AttentionConfig, "output_bias"): (MODEL, with_attention(output_bias=True)),
+    (AttentionConfig, "window"): (MODEL, with_attention(window=16)),
     (RopeConfig, "theta"): (MODEL, with_rope(theta=500.0)),
     (RopeConfig, "rotary_dim"): (MODEL, with_rope(rotary_dim=4)),
     (RopeConfig, "scaling"): (MODEL, with_rope(scaling=LinearScaling(2.0))),
@@ -126,7 +127,7 @@ def everything_built(model: ModelConfig) -> tuple[object, ...]:
     """All of an engine that follows from the config: the graph with its recipes, plan and manifest."""
     plan = plan_build(model, BuildConfig())
     network = emitted(model, plan)
-    rank = RankFiles("graph", "weights", tuple(network.kv_caches))
+    rank = RankFiles("graph", "weights", network.kv_groups, tuple(network.kv_caches))
     constants = list(network.weights.values())
     manifest = engine_manifest(model, BuildConfig(), plan, network, get_backend("onnxruntime"), rank)
     return network_text(network), constants, manifest
@@ -157,7 +158,6 @@ def vision() -> dict[str, Any]:
 
 # Of every field that is not implemented, a value that must be refused, and how the error begins.
 REFUSED: list[tuple[ModelConfig, str]] = [
-    (with_attention(window=4096), "layers.0.mixer.window is 4096"),
     (with_attention(chunk=8192), "layers.0.mixer.chunk is 8192"),
     (with_attention(causal=False), "layers.0.mixer.causal is False"),
     (with_attention(media_bidirectional=True), "layers.0.mixer.media_bidirectional is True"),
@@ -248,9 +248,9 @@ def test_every_field_that_is_not_implemented_is_among_the_refused() -> None:
 
 
 def test_the_layer_that_is_wrong_is_named() -> None:
-    windowed = with_attention(window=16).layers[0]
-    model = replace(MODEL, layers=(LAYER, LAYER, LAYER, windowed))
-    with pytest.raises(UnsupportedModelError, match=r"^layers\.3\.mixer\.window is 16, .* it implements None$"):
+    chunked = with_attention(chunk=16).layers[0]
+    model = replace(MODEL, layers=(LAYER, LAYER, LAYER, chunked))
+    with pytest.raises(UnsupportedModelError, match=r"^layers\.3\.mixer\.chunk is 16, .* it implements None$"):
         emitted(model)
 
 

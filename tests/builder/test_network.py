@@ -16,6 +16,7 @@ from precast.builder.network.text import network_text
 from precast.builder.plan import BuildPlan, plan_build
 from precast.builder.weights import CheckpointTensor, Constant, WeightRecipe
 from precast.checkpoints.checkpoint import open_checkpoint
+from precast.checkpoints.engine_kv import KvGroupSpec
 from precast.checkpoints.model_config import HeadConfig, LinearScaling, ModelConfig, RopeConfig, YarnScaling
 from precast.checkpoints.rope import inverse_frequencies
 from tests.builder.worlds import (
@@ -159,6 +160,32 @@ def test_layers_share_equal_frequencies_and_have_pools_of_their_own() -> None:
     assert names == [["kv.0", "inv_freq.0"], ["kv.1", "inv_freq.1"], ["kv.2"], ["kv.3", "inv_freq.0"]]
     assert [cache.block_bytes for cache in network.kv_caches] == [2048, 2048, 4096, 2048]
     assert [value.name for value in network.graph.inputs][5:] == ["kv.0", "kv.1", "kv.2", "kv.3"]
+
+
+def test_layers_of_one_window_form_a_group_with_a_block_table() -> None:
+    wide, narrow, unreachable = (with_attention(window=window).layers[0] for window in (32, 8, 64))
+    network = finished(replace(MODEL, layers=(wide, LAYER, narrow, unreachable, wide)))
+    # No sequence of the plan, 64 tokens, can leave a window of 64.
+    assert network.kv_groups == (
+        KvGroupSpec("block_tables.0", None),
+        KvGroupSpec("block_tables.1", 8),
+        KvGroupSpec("block_tables.2", 32),
+    )
+    assert [cache.group for cache in network.kv_caches] == [2, 0, 1, 0, 2]
+    attentions = [network.graph.node(f"layers.{index}.attention") for index in range(5)]
+    assert [node.attributes["window"].as_int() for node in attentions] == [32, 0, 8, 0, 32]
+    tables = [node.inputs[3].name for node in attentions if node.inputs[3] is not None]
+    assert tables == [f"block_tables.{group}" for group in (2, 0, 1, 0, 2)]
+    assert [value.name for value in network.graph.inputs][3:7] == [
+        *(f"block_tables.{g}" for g in range(3)),
+        "logit_rows",
+    ]
+
+
+def test_a_model_whose_layers_all_have_a_window_has_one_group() -> None:
+    network = finished(with_attention(replace(MODEL, layers=(LAYER, LAYER)), window=8))
+    assert network.kv_groups == (KvGroupSpec("block_tables.0", 8),)
+    assert [cache.group for cache in network.kv_caches] == [0, 0]
 
 
 def expected_nodes(num_layers: int) -> list[tuple[str, str]]:

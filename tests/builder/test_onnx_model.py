@@ -43,7 +43,7 @@ def test_inputs_and_outputs_are_the_runtimes_contract() -> None:
         ("token_ids", "INT32", ["num_tokens"]),
         ("query_starts", "INT32", ["num_sequences_plus_1"]),
         ("context_lengths", "INT32", ["num_sequences"]),
-        ("block_tables", "INT32", ["num_sequences", "max_blocks"]),
+        ("block_tables.0", "INT32", ["num_sequences", "max_blocks.0"]),
         ("logit_rows", "INT32", ["num_logit_rows"]),
         ("kv.0", "UINT8", ["num_blocks", 2048]),
         ("logits", "FLOAT", ["num_logit_rows", 40]),

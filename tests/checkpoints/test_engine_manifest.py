@@ -6,20 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from precast.checkpoints.engine_checks import is_path_inside
 from precast.checkpoints.engine_errors import CorruptEngineError, UnsupportedEngineError
+from precast.checkpoints.engine_kv import KvCacheSpec, KvGroupSpec, kv_memories, kv_page_bytes
 from precast.checkpoints.engine_manifest import (
     BuildInfo,
     EngineManifest,
     FileEntry,
-    KvCacheSpec,
     Mapping,
     ModelInfo,
     RankFiles,
-    is_path_inside,
 )
 from precast.checkpoints.engine_manifest_reader import RuntimeSupport, parse_manifest
 from precast.version import __version__
-from tests.checkpoints.tiny_engine import WEIGHTS, tiny_manifest
+from tests.checkpoints.tiny_engine import KV_CACHES, KV_GROUPS, WEIGHTS, tiny_manifest
 
 SHA256 = "0123456789abcdef" * 4
 ALL_TINY = RuntimeSupport(supports=tiny_manifest().requires.__contains__)
@@ -27,7 +27,7 @@ ALL_TINY = RuntimeSupport(supports=tiny_manifest().requires.__contains__)
 
 def listed_manifest() -> EngineManifest:
     files = {"model": FileEntry(7, SHA256), WEIGHTS: FileEntry(1 << 40, SHA256)}
-    ranks = (RankFiles("model", WEIGHTS, (KvCacheSpec("kv.0", "kv16.f32/1", 4096),)),)
+    ranks = (RankFiles("model", WEIGHTS, KV_GROUPS, KV_CACHES),)
     return replace(tiny_manifest(), files=files, ranks=ranks)
 
 
@@ -69,23 +69,44 @@ token_ids = st.integers(0, (1 << 31) - 1)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
+@st.composite
+def kv_specs(draw: st.DrawFn) -> tuple[tuple[KvGroupSpec, ...], tuple[KvCacheSpec, ...]]:
+    """Groups of any windows, each with some caches, in any order; memories of any sizes."""
+    windows = sorted(draw(st.sets(st.just(0) | sizes, max_size=4)))
+    memories = draw(st.lists(st.tuples(names, sizes), min_size=1, max_size=3))
+    counts = [draw(st.integers(1, len(memories))) for _ in windows]
+    order = draw(st.permutations([group for group, count in enumerate(counts) for _ in range(count)]))
+    free = draw(st.lists(names, unique=True, min_size=len(windows) + len(order), max_size=len(windows) + len(order)))
+    groups = tuple(KvGroupSpec(free.pop(), window or None) for window in windows)
+    return groups, tuple(
+        KvCacheSpec(free.pop(), *memories[order[:i].count(group)], group) for i, group in enumerate(order)
+    )
+
+
 @given(
     st.builds(ModelInfo, names, sizes, sizes, sizes, sizes, st.none() | token_ids, st.lists(token_ids).map(tuple)),
     st.builds(BuildInfo, names, names, sizes, st.none() | sizes, st.lists(texts).map(tuple)),
-    st.lists(st.builds(KvCacheSpec, names, names, sizes), unique_by=lambda cache: cache.name).map(tuple),
+    kv_specs(),
     st.lists(names).map(tuple),
 )
 def test_whatever_can_be_made_is_read_back(
-    model: ModelInfo, build: BuildInfo, caches: tuple[KvCacheSpec, ...], requires: tuple[str, ...]
+    model: ModelInfo,
+    build: BuildInfo,
+    kv: tuple[tuple[KvGroupSpec, ...], tuple[KvCacheSpec, ...]],
+    requires: tuple[str, ...],
 ) -> None:
-    ranks = (RankFiles("model", WEIGHTS, caches),)
+    ranks = (RankFiles("model", WEIGHTS, *kv),)
     manifest = replace(listed_manifest(), model=model, build=build, ranks=ranks, requires=requires)
     assert parse_manifest(manifest.to_json(), "engine.json") == manifest
 
 
 NAME = "printable ASCII without spaces"
 DIGITS = "64 lower-case hexadecimal digits"
-CACHE = {"name": "a", "layout": "l", "block_bytes": 1}
+CACHE = {"name": "a", "layout": "l", "block_bytes": 1, "group": 0}
+SHARED = (
+    "ranks[0].kv_caches[1] must have the layout and block_bytes of kv_caches[0], whose memory it shares, "
+    "kv16.f32/1 and 4096, got kv16.f32/1 and 64"
+)
 ENTRY = {"size": 1, "sha256": SHA256}
 
 
@@ -134,6 +155,29 @@ ENTRY = {"size": 1, "sha256": SHA256}
         ("ranks/0/graph", "../etc/passwd", 'ranks[0].graph must be a path listed in files, got "../etc/passwd"'),
         ("ranks/0/kv_caches/0/block_bytes", 0, "ranks[0].kv_caches[0].block_bytes must be at least 1, got 0"),
         ("ranks/0/kv_caches", [CACHE] * 2, 'ranks[0].kv_caches[1].name must differ from the names before it, got "a"'),
+        (
+            "ranks/0/kv_caches/1/name",
+            "block_tables.1",
+            'ranks[0].kv_caches[1].name must differ from the names before it, got "block_tables.1"',
+        ),
+        ("ranks/0/kv_caches/1/group", 2, "ranks[0].kv_caches[1].group must be less than the 2 kv_groups, got 2"),
+        ("ranks/0/kv_caches/1/group", -1, "ranks[0].kv_caches[1].group must be at least 0, got -1"),
+        ("ranks/0/kv_caches/1/group", 0, "ranks[0].kv_groups[1] must be the group of an element of kv_caches"),
+        (
+            "ranks/0/kv_caches/1/block_bytes",
+            64,
+            SHARED,
+        ),
+        ("ranks/0/kv_groups/1/window", ..., "ranks[0].kv_groups[1].window is missing"),
+        ("ranks/0/kv_groups/1/window", 0, "ranks[0].kv_groups[1].window must be at least 1, got 0"),
+        ("ranks/0/kv_groups/1/window", None, "ranks[0].kv_groups[1].window must not be null behind the first group"),
+        ("ranks/0/kv_groups/0/window", 32, "ranks[0].kv_groups[1].window must be greater than 32 before it, got 32"),
+        ("ranks/0/kv_groups/1/block_tables", "", f'ranks[0].kv_groups[1].block_tables must be {NAME}, got ""'),
+        (
+            "ranks/0/kv_groups/1/block_tables",
+            "block_tables.0",
+            'ranks[0].kv_groups[1].block_tables must differ from the names before it, got "block_tables.0"',
+        ),
     ],
 )
 def test_every_rule_has_its_sentence(path: str, value: object, complaint: str) -> None:
@@ -195,6 +239,13 @@ def test_backend_and_world_size_come_before_the_rest() -> None:
     assert unsupported(json.dumps(document).encode()) == (
         "e/engine.json: the engine was built for 6 ranks, this runtime runs at most 1: rebuild the engine for fewer"
     )
+
+
+def test_the_caches_of_different_groups_share_memory() -> None:
+    caches = [KvCacheSpec(str(i), "l", size, group) for i, (size, group) in enumerate([(10, 1), (10, 0), (7, 1)])]
+    assert kv_memories(caches) == [[0, 1], [2]]
+    assert kv_page_bytes(caches) == 17
+    assert kv_memories([]) == []
 
 
 def test_what_cannot_be_read_cannot_be_made() -> None:

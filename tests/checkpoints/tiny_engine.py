@@ -1,4 +1,4 @@
-"""A tiny engine, for tests of the format: two tensors, one KV pool, a graph that is only bytes."""
+"""A tiny engine, for tests of the format: two tensors, two KV pools, a graph that is only bytes."""
 
 import os
 import sys
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from precast.checkpoints.engine_kv import KvCacheSpec, KvGroupSpec
 from precast.checkpoints.engine_manifest import (
     BuildInfo,
     EngineManifest,
-    KvCacheSpec,
     Mapping,
     ModelInfo,
     OnnxRuntimeRequirements,
@@ -22,6 +22,8 @@ from precast.checkpoints.weights_index import TensorSpec
 
 GRAPH = "rank0/model.onnx"
 WEIGHTS = "rank0/weights.bin"
+KV_GROUPS = (KvGroupSpec("block_tables.0", None), KvGroupSpec("block_tables.1", 32))
+KV_CACHES = tuple(KvCacheSpec(f"kv.{i}", "kv16.f32/1", 4096, group=i) for i in range(2))
 TENSORS: dict[TensorSpec, NDArray[Any]] = {
     TensorSpec("norm.weight", "float32", (3, 5)): np.arange(15, dtype=np.float32).reshape(3, 5),
     TensorSpec("head.weight", "uint8", (100,), "x16k1.f32/1"): np.arange(100, dtype=np.uint8),
@@ -39,7 +41,7 @@ def tiny_manifest() -> EngineManifest:
         model=ModelInfo("LlamaForCausalLM", 32, 8, 1, 64, bos_token_id=1, eos_token_ids=(2, 3)),
         build=BuildInfo("float32", "float32", 16, notes=("für Menschen",)),
         mapping=Mapping(),
-        ranks=(RankFiles(GRAPH, WEIGHTS, (KvCacheSpec("kv.0", "kv16.f32/1", 4096),)),),
+        ranks=(RankFiles(GRAPH, WEIGHTS, KV_GROUPS, KV_CACHES),),
         files={},
     )
 

@@ -57,7 +57,12 @@ std::string manifest_text() {
   "model": {"architecture": "LlamaForCausalLM", "bos_token_id": 1, "eos_token_ids": [2, 3], "hidden_size": 8,
             "max_seq_len": 64, "num_layers": 1, "pad_token_id": null, "vocab_size": 32},
   "precast_version": "0.1.0",
-  "ranks": [{"graph": "graph", "kv_caches": [{"block_bytes": 4096, "layout": "kv16.f32/1", "name": "kv.0"}],
+  "ranks": [{"graph": "graph",
+             "kv_caches": [{"block_bytes": 4096, "group": 0, "layout": "kv16.f32/1", "name": "kv.0"},
+                           {"block_bytes": 64, "group": 0, "layout": "kv16.f32/1", "name": "kv.1"},
+                           {"block_bytes": 4096, "group": 1, "layout": "kv16.f32/1", "name": "kv.2"}],
+             "kv_groups": [{"block_tables": "block_tables.0", "window": null},
+                           {"block_tables": "block_tables.1", "window": 32}],
              "weights": "weights"}],
   "reproducible": false,
   "requires": ["ai.precast.Linear/1", "kv16.f32/1"]

@@ -75,10 +75,17 @@ TEST("engine manifest: every field is read") {
   CHECK_EQ(manifest.ranks.size(), 1U);
   CHECK_EQ(manifest.ranks[0].graph, "graph");
   CHECK_EQ(manifest.ranks[0].weights, "weights");
-  CHECK_EQ(manifest.ranks[0].kv_caches.size(), 1U);
+  CHECK_EQ(manifest.ranks[0].kv_groups.size(), 2U);
+  CHECK_EQ(manifest.ranks[0].kv_groups[0].block_tables, "block_tables.0");
+  CHECK(!manifest.ranks[0].kv_groups[0].window.has_value());
+  CHECK_EQ(manifest.ranks[0].kv_groups[1].block_tables, "block_tables.1");
+  CHECK_EQ(manifest.ranks[0].kv_groups[1].window.value(), 32);
+  CHECK_EQ(manifest.ranks[0].kv_caches.size(), 3U);
   CHECK_EQ(manifest.ranks[0].kv_caches[0].name, "kv.0");
   CHECK_EQ(manifest.ranks[0].kv_caches[0].layout, "kv16.f32/1");
   CHECK_EQ(manifest.ranks[0].kv_caches[0].block_bytes, 4096);
+  CHECK_EQ(manifest.ranks[0].kv_caches[0].group, 0U);
+  CHECK_EQ(manifest.ranks[0].kv_caches[2].group, 1U);
   CHECK_EQ(manifest.files.size(), 2U);
   CHECK_EQ(manifest.files[0].path, "graph");  // ascending, whatever the order in the document
   CHECK_EQ(manifest.files[1].size_bytes, 6U);
@@ -153,12 +160,56 @@ TEST("engine manifest: every rule has its sentence") {
            "engine.json: files[\"verification.json\"] must not be listed");
   CHECK_EQ(complaint("\"graph\": \"graph\"", "\"graph\": \"../etc/passwd\""),
            "engine.json: ranks[0].graph must be a path listed in files, got \"../etc/passwd\"");
-  CHECK_EQ(complaint("\"block_bytes\": 4096", "\"block_bytes\": 0"),
-           "engine.json: ranks[0].kv_caches[0].block_bytes must be at least 1, got 0");
-  CHECK_EQ(complaint("\"name\": \"kv.0\"}", R"("name": "a"}, {"block_bytes": 1, "layout": "l", "name": "a"})"),
-           "engine.json: ranks[0].kv_caches[1].name must differ from the names before it, got \"a\"");
+  CHECK_EQ(complaint("\"block_bytes\": 64", "\"block_bytes\": 0"),
+           "engine.json: ranks[0].kv_caches[1].block_bytes must be at least 1, got 0");
+  CHECK_EQ(complaint("\"kv.1\"", "\"kv.0\""),
+           "engine.json: ranks[0].kv_caches[1].name must differ from the names before it, got \"kv.0\"");
+  CHECK_EQ(complaint("\"kv.1\"", "\"block_tables.1\""),
+           "engine.json: ranks[0].kv_caches[1].name must differ from the names before it, got \"block_tables.1\"");
   CHECK_EQ(complaint("\"ranks\": [", "\"ranks\": [], \"future\": ["),
            "engine.json: ranks must have mapping.world_size = 1 elements, got 0");
+}
+
+TEST("engine manifest: every rule of KV groups has its sentence") {
+  const std::string rank = "engine.json: ranks[0].";
+  CHECK_EQ(complaint("\"window\": 32", "\"window\": 0"), rank + "kv_groups[1].window must be at least 1, got 0");
+  CHECK_EQ(complaint("\"window\": 32", "\"window\": null"),
+           rank + "kv_groups[1].window must not be null behind the first group");
+  CHECK_EQ(complaint("\"window\": null", "\"window\": 32"),
+           rank + "kv_groups[1].window must be greater than 32 before it, got 32");
+  CHECK_EQ(complaint("\"window\": 32", "\"colour\": 32"), rank + "kv_groups[1].window is missing");
+  CHECK_EQ(complaint("block_tables.1", "block_tables.0"),
+           rank + "kv_groups[1].block_tables must differ from the names before it, got \"block_tables.0\"");
+  CHECK_EQ(complaint("block_tables.1", "block tables"),
+           rank + "kv_groups[1].block_tables must be printable ASCII without spaces, got \"block tables\"");
+  CHECK_EQ(complaint("\"group\": 1", "\"group\": 2"), rank + "kv_caches[2].group must be less than the 2 kv_groups, got 2");
+  CHECK_EQ(complaint("\"group\": 1", "\"group\": -1"), rank + "kv_caches[2].group must be at least 0, got -1");
+  CHECK_EQ(complaint("\"group\": 1", "\"group\": 0"), rank + "kv_groups[1] must be the group of an element of kv_caches");
+  CHECK_EQ(complaint("\"block_bytes\": 4096, \"group\": 1", "\"block_bytes\": 64, \"group\": 1"),
+           rank + "kv_caches[2] must have the layout and block_bytes of kv_caches[0], whose memory it shares, kv16.f32/1 "
+                  "and 4096, got kv16.f32/1 and 64");
+  CHECK_EQ(complaint("\"layout\": \"kv16.f32/1\", \"name\": \"kv.2\"", "\"layout\": \"l\", \"name\": \"kv.2\""),
+           rank + "kv_caches[2] must have the layout and block_bytes of kv_caches[0], whose memory it shares, kv16.f32/1 "
+                  "and 4096, got l and 4096");
+}
+
+TEST("engine manifest: a model without attention has no KV groups") {
+  const std::string text = manifest_text();
+  const std::size_t begin = text.find("\"kv_caches\"");
+  const std::size_t end = text.find("\"weights\": \"weights\"", begin);
+  const EngineManifest manifest =
+      parse(text.substr(0, begin) + "\"kv_caches\": [], \"kv_groups\": [], " + text.substr(end));
+  CHECK(manifest.ranks[0].kv_groups.empty());
+  CHECK(manifest.ranks[0].kv_caches.empty());
+}
+
+TEST("KV groups: windows, and pages of the memories that groups share") {
+  const std::vector<KvGroupSpec> groups{{"a", std::nullopt}, {"b", 5}};
+  CHECK((kv_group_windows(groups) == std::vector<std::int64_t>{0, 5}));
+  const std::vector<KvCacheSpec> caches{{"0", "l", 10, 1}, {"1", "l", 10, 0}, {"2", "l", 7, 1}, {"3", "l", 3, 1}};
+  CHECK((kv_memory_indices(caches) == std::vector<std::size_t>{0, 0, 1, 2}));
+  CHECK_EQ(kv_page_bytes(caches), 20U);
+  CHECK_EQ(kv_page_bytes({}), 0U);
 }
 
 TEST("engine manifest: paths stay inside the directory") {

@@ -1,14 +1,24 @@
+#include <algorithm>
+#include <cstdint>
+#include <set>
+
 #include "runtime/native/src/error.h"
 #include "runtime/native/src/kv_plan.h"
 #include "tests/native/check.h"
 
+using precast::blocks_of_sequence;
 using precast::KvPlanInput;
 using precast::plan_kv_pool;
 
 namespace {
 
+constexpr std::int64_t no_window[] = {0};
+constexpr std::int64_t full_and_windowed[] = {0, 20};
+
 constexpr KvPlanInput base{.bytes_per_block = 100,
                            .tokens_per_block = 16,
+                           .windows = no_window,
+                           .max_step_tokens = 32,
                            .engine_max_seq_len = 100,
                            .wanted_max_seq_len = 0,
                            .max_batch_size = 4,
@@ -53,9 +63,47 @@ TEST("a KV pool without a block is refused") {
   CHECK_THROWS(plan_kv_pool(input));
 }
 
+TEST("blocks of a sequence in a window: what one step can see, at the worst place") {
+  CHECK_EQ(blocks_of_sequence(100, 0, 8, 16), 7U);
+  CHECK_EQ(blocks_of_sequence(20, 64, 8, 16), 2U);  // the whole sequence
+  for (const std::uint64_t tokens_per_block : {1U, 4U, 16U}) {
+    for (const std::int64_t window : {1, 2, 15, 16, 17, 33}) {
+      for (const std::uint64_t step : {1U, 3U, 16U, 17U}) {
+        std::uint64_t most = 0;
+        for (std::uint64_t start = 0; start < 64; ++start) {
+          std::set<std::uint64_t> blocks;
+          const auto w = static_cast<std::uint64_t>(window);
+          for (std::uint64_t p = start < w ? 0 : start - w + 1; p < start + step; ++p) blocks.insert(p / tokens_per_block);
+          most = std::max<std::uint64_t>(most, blocks.size());
+        }
+        CHECK_EQ(blocks_of_sequence(10'000, window, step, tokens_per_block), most);
+      }
+    }
+  }
+}
+
+TEST("the KV pool counts the blocks of every group, of a window only what it sees") {
+  KvPlanInput input = base;
+  input.windows = full_and_windowed;
+  CHECK_EQ(plan_kv_pool(input).num_blocks, 4 * (7 + 5));  // 19 + 32 tokens touch at most 5 blocks of 16
+  input.kv_cache_bytes = 800;
+  CHECK_EQ(plan_kv_pool(input).num_blocks, 8);
+  CHECK_EQ(plan_kv_pool(input).max_seq_len, 64);  // 4 + 4; one token more is 5 + 5
+  input.kv_cache_bytes = 1100;
+  CHECK_EQ(plan_kv_pool(input).max_seq_len, 96);  // 6 + 5
+  input.kv_cache_bytes = 199;
+  CHECK_THROWS(plan_kv_pool(input));  // one token needs a block of each
+  input.wanted_max_seq_len = 96;
+  input.kv_cache_bytes = 1100;
+  CHECK_EQ(plan_kv_pool(input).max_seq_len, 96);
+  input.kv_cache_bytes = 1099;
+  CHECK_THROWS(plan_kv_pool(input));
+}
+
 TEST("a model without attention needs no memory for its pool") {
   KvPlanInput input = base;
   input.bytes_per_block = 0;
+  input.windows = {};
   input.kv_cache_bytes = 1;
   CHECK_EQ(plan_kv_pool(input).num_blocks, 28);
 }

@@ -21,11 +21,11 @@ constexpr std::int64_t block_bytes = 2 * 16 * 2 * 4;  // one KV head of dimensio
 std::string attention_model() {
   OnnxGraph graph;
   graph.inputs = {{"qkv", onnx_float32, {"T", 6}},           {"query_starts", onnx_int32, {"S_plus_1"}},
-                  {"context_lengths", onnx_int32, {"S"}},    {"block_tables", onnx_int32, {"S", "B"}},
+                  {"context_lengths", onnx_int32, {"S"}},    {"block_tables.0", onnx_int32, {"S", "B"}},
                   {"kv.0", onnx_uint8, {"num_blocks", block_bytes}}};
   graph.outputs = {{"output", onnx_float32, {"T", 2}}};
   graph.nodes.push_back({"PagedAttention",
-                         {"qkv", "query_starts", "context_lengths", "block_tables", "kv.0"},
+                         {"qkv", "query_starts", "context_lengths", "block_tables.0", "kv.0"},
                          {"output"},
                          {{"num_heads", std::int64_t{1}},
                           {"num_kv_heads", std::int64_t{1}},
@@ -33,7 +33,8 @@ std::string attention_model() {
                           {"scale", 1.0f},
                           {"kv_layout", "kv16.f32/1"},
                           {"tokens_per_block", std::int64_t{16}},
-                          {"rope_scaling", 1.0f}}});
+                          {"rope_scaling", 1.0f},
+                          {"window", std::int64_t{0}}}});
   return graph.bytes();
 }
 
@@ -64,7 +65,7 @@ std::array<float, 2> attend(const OrtLibrary& library, KernelState& state, std::
   bind("qkv", ort::ElementType::float32, qkv.data(), sizeof qkv, {1, 6});
   bind("query_starts", ort::ElementType::int32, query_starts.data(), sizeof query_starts, {2});
   bind("context_lengths", ort::ElementType::int32, &context_length, sizeof context_length, {1});
-  bind("block_tables", ort::ElementType::int32, &block, sizeof block, {1, 1});
+  bind("block_tables.0", ort::ElementType::int32, &block, sizeof block, {1, 1});
   bind("kv.0", ort::ElementType::uint8, kv, block_bytes, {1, block_bytes});
   std::array<float, 2> output{};
   const auto value =
@@ -83,7 +84,7 @@ TEST("attention runs on its own pool and refuses a copy of it") {
     return;
   }
   const auto library = OrtLibrary::open("");
-  const std::vector<KvCacheSpec> specs = {{"kv.0", "kv16.f32/1", block_bytes}};
+  const std::vector<KvCacheSpec> specs = {{"kv.0", "kv16.f32/1", block_bytes, 0}};
   const PoolMemory pools(specs, 1);
   const PoolMemory copies(specs, 1);
   KernelState state;

@@ -26,28 +26,42 @@ bool has_onnxruntime(const char* test) {
   return false;
 }
 
-/// A sequence's share of a step: tokens [begin, end) of it, computed in blocks `blocks`.
+/// A sequence's share of a step: tokens [begin, end) of it, computed in blocks `blocks`, and `windowed_blocks` in a second
+/// KV group.
 struct Part {
   const Tokens& tokens;
   std::size_t begin;
   std::size_t end;
   Tokens blocks;
+  Tokens windowed_blocks{};
 };
+
+BlockTable make_table(const std::vector<Tokens>& rows) {
+  BlockTable table;
+  for (const Tokens& row : rows) table.width = std::max(table.width, static_cast<std::int32_t>(row.size()));
+  for (Tokens row : rows) {
+    row.resize(static_cast<std::size_t>(table.width), -1);
+    table.blocks.insert(table.blocks.end(), row.begin(), row.end());
+  }
+  return table;
+}
 
 /// A step in which every row wants logits.
 StepBatch make_batch(const std::vector<Part>& parts) {
   StepBatch batch;
   batch.query_starts = {0};
-  BlockTable& table = batch.block_tables.emplace_back();
-  for (const Part& part : parts) table.width = std::max(table.width, static_cast<std::int32_t>(part.blocks.size()));
+  std::vector<Tokens> blocks;
+  std::vector<Tokens> windowed_blocks;
   for (const Part& part : parts) {
     for (std::size_t i = part.begin; i < part.end; ++i) batch.token_ids.push_back(part.tokens[i]);
     batch.query_starts.push_back(static_cast<std::int32_t>(batch.token_ids.size()));
     batch.context_lengths.push_back(static_cast<std::int32_t>(part.end));
-    Tokens row = part.blocks;
-    row.resize(static_cast<std::size_t>(table.width), -1);
-    table.blocks.insert(table.blocks.end(), row.begin(), row.end());
+    blocks.push_back(part.blocks);
+    windowed_blocks.push_back(part.windowed_blocks);
   }
+  batch.block_tables.push_back(make_table(blocks));
+  const bool has_two_groups = std::ranges::any_of(windowed_blocks, [](const Tokens& row) { return !row.empty(); });
+  if (has_two_groups) batch.block_tables.push_back(make_table(windowed_blocks));
   batch.logit_rows.resize(batch.token_ids.size());
   std::iota(batch.logit_rows.begin(), batch.logit_rows.end(), 0);
   return batch;
@@ -114,6 +128,30 @@ TEST("an ORT session gives the same bits whatever the chunks, the neighbours, th
   }
 }
 
+TEST("KV groups share pages: a windowed layer's blocks go to others, and the bits stay") {
+  if (!has_onnxruntime("KV groups share pages")) return;
+  const Tokens a = tokens_of(1, 70);
+  const Tokens b = tokens_of(2, 40);
+  for (const std::array<std::int64_t, 2> windows : {std::array<std::int64_t, 2>{0, 20}, {20, 0}}) {
+    const World world(TinyEngine(false, windows));
+    const auto session = world.load();
+    const std::vector<float> whole_a = run(*session, make_batch({{a, 0, 70, {0, 1, 2, 3, 4}, {5, 6, 7, 8, 9}}}));
+    const std::vector<float> whole_b = run(*session, make_batch({{b, 0, 40, {0, 1, 2}, {3, 4, 5}}}));
+
+    // Pages that leave a's window serve b's windowed layer, and then a's full one.
+    CHECK(same_bits(run(*session, make_batch({{a, 0, 40, {0, 1, 2}, {3, 4, 5}}})), rows(whole_a, 0, 40)));
+    const auto step = run(*session, make_batch({{a, 40, 60, {0, 1, 2, 6}, {-1, 4, 5, 7}}, {b, 0, 16, {8}, {3}}}));
+    CHECK(same_bits(rows(step, 0, 20), rows(whole_a, 40, 60)));
+    CHECK(same_bits(rows(step, 20, 36), rows(whole_b, 0, 16)));
+    // At position 60 the window begins at 41, in the third block. b's own window begins at 0 for its row 16.
+    const auto last = run(*session, make_batch({{b, 16, 32, {8, 9}, {3, 10}},
+                                                {a, 60, 70, {0, 1, 2, 6, 4}, {-1, -1, 5, 7, 11}}}));
+    CHECK(same_bits(rows(last, 0, 16), rows(whole_b, 16, 32)));
+    CHECK(same_bits(rows(last, 16, 26), rows(whole_a, 60, 70)));
+    CHECK(!same_bits(whole_a, run(*World(false).load(), make_batch({{a, 0, 70, {0, 1, 2, 3, 4}}}))));
+  }
+}
+
 TEST("an ORT session computes the rows that want logits, and none where none does") {
   if (!has_onnxruntime("rows that want logits")) return;
   const World world;
@@ -167,8 +205,15 @@ TEST("an ORT session has one step in flight, and misuse is a logic error") {
   CHECK_THROWS(session->collect(batch.id + 1));
   CHECK_EQ(session->collect(batch.id).logits.size(), 3 * static_cast<std::size_t>(TinyEngine::vocab_size));
   CHECK_THROWS(session->collect(batch.id));
-  batch.query_starts.push_back(3);
-  CHECK_THROWS(session->enqueue(batch));
+  StepBatch bad = batch;
+  bad.query_starts.push_back(3);
+  CHECK_THROWS(session->enqueue(bad));
+  bad = batch;
+  bad.block_tables[0].width = 2;
+  CHECK_THROWS(session->enqueue(bad));
+  bad = batch;
+  bad.block_tables.push_back(bad.block_tables[0]);
+  CHECK_THROWS(session->enqueue(bad));
 }
 
 TEST("ORT sessions come and go, side by side and after one another") {

@@ -1,7 +1,10 @@
 #include "tests/native/tiny_engine.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
+#include <optional>
+#include <set>
 
 #include "plugins/cpu/bf16.h"
 #include "tests/native/attention_world.h"
@@ -20,7 +23,17 @@ std::string float_bytes(const std::vector<float>& values) {
 
 }  // namespace
 
-TinyEngine::TinyEngine(bool bf16) : bf16_(bf16) {
+TinyEngine::TinyEngine(bool bf16, std::array<std::int64_t, num_layers> windows) : bf16_(bf16) {
+  for (const std::int64_t window : std::set(windows.begin(), windows.end())) {
+    const auto optional_window = window == 0 ? std::nullopt : std::optional(window);
+    kv_groups_.push_back({"block_tables." + std::to_string(kv_groups_.size()), optional_window});
+  }
+  for (const std::int64_t window : windows) {
+    const auto is_same = [&](const KvGroupSpec& group) { return group.window.value_or(0) == window; };
+    const auto group = std::find_if(kv_groups_.begin(), kv_groups_.end(), is_same) - kv_groups_.begin();
+    kv_caches_.push_back({"kv." + std::to_string(kv_caches_.size()), bf16_ ? "kv16.bf16/1" : "kv16.f32/1",
+                          2 * tokens_per_block * head_dim * (bf16_ ? 2 : 4), static_cast<std::size_t>(group)});
+  }
   add_inputs();
   add_linear("embedding", vocab_size);
   const std::string layout = bf16_ ? "x16k2.bf16/1" : "x16k1.f32/1";
@@ -30,7 +43,7 @@ TinyEngine::TinyEngine(bool bf16) : bf16_(bf16) {
                          {{"rows", vocab_size}, {"features", hidden_size}, {"layout", layout}}});
   const std::vector<float> frequencies = inverse_frequencies(head_dim);
   add_weight("inv_freq", "plain", {frequencies.size()}, float_bytes(frequencies));
-  for (std::int64_t i = 0; i < num_layers; ++i) add_layer(std::to_string(i), "kv." + std::to_string(i));
+  for (std::int64_t i = 0; i < num_layers; ++i) add_layer(i);
   const std::string last = "x." + std::to_string(num_layers);
   graph.nodes.push_back({"Gather", {last, "logit_rows"}, {"rows"}, {{"axis", std::int64_t{0}}}, ""});
   graph.nodes.push_back(linear_node("rows", "embedding", "logits", vocab_size));
@@ -41,29 +54,34 @@ void TinyEngine::add_inputs() {
   graph.inputs = {{"token_ids", onnx_int32, {"T"}},
                   {"query_starts", onnx_int32, {"S_plus_1"}},
                   {"context_lengths", onnx_int32, {"S"}},
-                  {"block_tables", onnx_int32, {"S", "B"}},
                   {"logit_rows", onnx_int32, {"R"}}};
+  for (const KvGroupSpec& group : kv_groups_) {
+    graph.inputs.push_back({group.block_tables, onnx_int32, {"S", "B"}});
+  }
 }
 
-void TinyEngine::add_layer(const std::string& name, const std::string& pool) {
-  const std::string next = "x." + std::to_string(std::stoi(name) + 1);
-  const std::int64_t block_bytes = 2 * tokens_per_block * head_dim * (bf16_ ? 2 : 4);
-  graph.inputs.push_back({pool, onnx_uint8, {"num_blocks", block_bytes}});
+void TinyEngine::add_layer(std::int64_t layer) {
+  const std::string name = std::to_string(layer);
+  const std::string next = "x." + std::to_string(layer + 1);
+  const KvCacheSpec& cache = kv_caches_[static_cast<std::size_t>(layer)];
+  const KvGroupSpec& group = kv_groups_[cache.group];
+  graph.inputs.push_back({cache.name, onnx_uint8, {"num_blocks", cache.block_bytes}});
   add_norm("norm." + name);
   add_linear("qkv." + name, qkv_features);
   add_linear("o." + name, hidden_size);
   graph.nodes.push_back({"RmsNorm", {"x." + name, "norm." + name}, {"n." + name}, {{"epsilon", 1e-5f}}});
   graph.nodes.push_back(linear_node("n." + name, "qkv." + name, "qkv_rows." + name, qkv_features));
   graph.nodes.push_back({"PagedAttention",
-                         {"qkv_rows." + name, "query_starts", "context_lengths", "block_tables", pool, "inv_freq"},
+                         {"qkv_rows." + name, "query_starts", "context_lengths", group.block_tables, cache.name, "inv_freq"},
                          {"a." + name},
                          {{"num_heads", num_heads},
                           {"num_kv_heads", std::int64_t{1}},
                           {"head_dim", head_dim},
                           {"scale", 0.25f},
-                          {"kv_layout", bf16_ ? "kv16.bf16/1" : "kv16.f32/1"},
+                          {"kv_layout", cache.layout},
                           {"tokens_per_block", tokens_per_block},
-                          {"rope_scaling", 1.0f}}});
+                          {"rope_scaling", 1.0f},
+                          {"window", group.window.value_or(0)}}});
   graph.nodes.push_back(linear_node("a." + name, "o." + name, "o_rows." + name, hidden_size));
   graph.nodes.push_back({"RmsNorm",
                          {"o_rows." + name, "norm." + name, "x." + name},
@@ -139,12 +157,7 @@ EngineManifest TinyEngine::write(const TemporaryDirectory& directory) const {
   manifest.onnxruntime = {.onnxruntime_min = "1.23", .ir_version = 10, .opset = 20};
   manifest.model.vocab_size = vocab_size;
   manifest.build.tokens_per_block = tokens_per_block;
-  RankFiles rank{"rank0/model.onnx", "rank0/weights.bin", {}};
-  for (std::int64_t i = 0; i < num_layers; ++i) {
-    rank.kv_caches.push_back({"kv." + std::to_string(i), bf16_ ? "kv16.bf16/1" : "kv16.f32/1",
-                              2 * tokens_per_block * head_dim * (bf16_ ? 2 : 4)});
-  }
-  manifest.ranks.push_back(std::move(rank));
+  manifest.ranks.push_back({"rank0/model.onnx", "rank0/weights.bin", kv_groups_, kv_caches_});
   return manifest;
 }
 

@@ -7,6 +7,7 @@ import precast
 
 def test_public_names() -> None:
     assert sorted(precast.__all__) == [
+        "BuildCacheConfig",
         "CapacitySchedulerPolicy",
         "CompletionOutput",
         "KvCacheConfig",

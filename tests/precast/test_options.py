@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from precast import LLM, KvCacheConfig, SchedulerConfig
+from precast import LLM, BuildCacheConfig, KvCacheConfig, SchedulerConfig
 from precast.options import ARGUMENTS, Options, check_backend, sort_options
 from precast.runtime import CapacityPolicy, EngineOptions
 
@@ -23,6 +23,7 @@ def test_each_goes_to_its_half() -> None:
         "max_seq_len": 128,
         "verify": True,
         "workspace": "here",
+        "enable_build_cache": {"cache_root": "there"},
     }
     assert sort_options(given) == Options(
         build={"kv_cache_dtype": "float32", "tokens_per_block": 32},
@@ -37,6 +38,7 @@ def test_each_goes_to_its_half() -> None:
         max_seq_len=128,
         verify=True,
         workspace="here",
+        build_cache=BuildCacheConfig("there"),
     )
 
 
@@ -103,7 +105,7 @@ def test_configurations_that_cannot_work(options: dict[str, Any], error: type[Ex
         ("max_num_seq", "did you mean max_num_seqs?"),
         ("kv_cache_type", "did you mean kv_cache_dtype?"),
         ("tensor_paralel_size", "did you mean tensor_parallel_size?"),
-        ("xyz", "known are iter_stats_max_iterations, kv_cache_bytes, kv_cache_config, kv_cache_dtype, "),
+        ("xyz", "known are enable_build_cache, iter_stats_max_iterations, kv_cache_bytes, kv_cache_config, "),
     ],
 )
 def test_an_unknown_option_is_an_error_with_the_nearest_name(name: str, hint: str) -> None:

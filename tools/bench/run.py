@@ -25,7 +25,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from machine import Bandwidth, compile_program
 
 W1_SCRIPT = """
 import json, sys
@@ -70,24 +70,11 @@ class Bench:
         self.threads = threads
         self.work.mkdir(parents=True, exist_ok=True)
         self.engine = self.work / f"{checkpoint.name}.engine"
-        self.bandwidth_program = self._compile(
-            "bandwidth.cpp", ["c++", "-std=c++20", "-O3", "-march=native", "-pthread"]
-        )
-
-    def _compile(self, source: str, command: list[str], *libraries: str) -> Path:
-        program = self.work / Path(source).stem
-        subprocess.run([*command, str(HERE / source), "-o", str(program), *libraries], check=True)
-        return program
+        self.bandwidth = Bandwidth(work, threads)
 
     def build_engine(self) -> None:
         if not self.engine.exists():
             subprocess.run(["precast", "build", str(self.checkpoint), "--output", str(self.engine)], check=True)
-
-    def bandwidth(self) -> float:
-        """GB/s over seconds, about as long as a run of W1: virtual machines have bursts, which decoding uses up."""
-        command = [str(self.bandwidth_program), "--threads", str(self.threads), "--runs", "100"]
-        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-        return statistics.median(float(line) for line in lines)
 
     def streamed_bytes(self) -> int:
         """Bytes that a decoded token reads: every packed weight but the embedding, of which it reads one row."""
@@ -101,12 +88,12 @@ class Bench:
         return sum(size for name, size in sizes.items() if tied or not name.startswith("embedding"))
 
     def w1(self) -> dict[str, float]:
-        before = self.bandwidth()
+        before = self.bandwidth.gb_s()
         command = [sys.executable, "-c", W1_SCRIPT, str(self.engine), str(self.threads)]
         result: dict[str, float] = json.loads(
             subprocess.run(command, check=True, capture_output=True, text=True).stdout
         )
-        floor = Floor(self.streamed_bytes(), (before + self.bandwidth()) / 2)
+        floor = Floor(self.streamed_bytes(), (before + self.bandwidth.gb_s()) / 2)
         return result | {
             "bandwidth_gb_s": floor.bandwidth_gb_s,
             "floor_tokens_per_s": floor.tokens_per_s,
@@ -115,8 +102,9 @@ class Bench:
 
     def w5(self) -> dict[str, float]:
         prefix, onnxruntime = _installed_paths()
-        program = self._compile(
+        program = compile_program(
             "first_token.c",
+            self.work,
             ["cc", "-std=c11", "-O2", f"-I{prefix}/include", f"-L{prefix}/lib"],
             "-lprecast",
             f"-Wl,-rpath,{prefix}/lib",

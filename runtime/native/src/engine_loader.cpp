@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "plugins/cpu/registry.h"
 #include "runtime/native/src/concat.h"
@@ -26,15 +27,11 @@ RuntimeSupport runtime_support() {
           .max_world_size = 1};
 }
 
-std::uint64_t bytes_per_block(const EngineManifest& manifest) {
-  std::uint64_t bytes = 0;
-  for (const KvCacheSpec& cache : manifest.ranks.front().kv_caches) bytes += static_cast<std::uint64_t>(cache.block_bytes);
-  return bytes;
-}
-
-KvPlan plan(const EngineManifest& manifest, const EngineOptions& options) {
-  return plan_kv_pool({.bytes_per_block = bytes_per_block(manifest),
+KvPlan plan(const EngineManifest& manifest, std::span<const std::int64_t> windows, const EngineOptions& options) {
+  return plan_kv_pool({.bytes_per_block = kv_page_bytes(manifest.ranks.front().kv_caches),
                        .tokens_per_block = static_cast<std::uint64_t>(manifest.build.tokens_per_block),
+                       .windows = windows,
+                       .max_step_tokens = options.max_num_tokens,
                        .engine_max_seq_len = static_cast<std::uint64_t>(manifest.model.max_seq_len),
                        .wanted_max_seq_len = options.max_seq_len,
                        .max_batch_size = options.max_batch_size,
@@ -68,6 +65,7 @@ SchedulerConfig scheduler_config(const EngineManifest& manifest, const EngineOpt
   config.session_chooses_tokens = session.chooses_tokens();
   config.kv.tokens_per_block = static_cast<std::size_t>(manifest.build.tokens_per_block);
   config.kv.num_blocks = kv_plan.num_blocks;
+  config.kv.windows = kv_group_windows(manifest.ranks.front().kv_groups);
   config.kv.reuse = options.block_reuse;
   config.kv.events_size = options.kv_events_size;
   config.kv.secret = BlockHasher::random_secret();
@@ -88,7 +86,7 @@ std::string describe(const EngineManifest& manifest, const EngineOptions& option
       .add("kv_cache_dtype", manifest.build.kv_cache_dtype)
       .add("tokens_per_block", manifest.build.tokens_per_block)
       .add("num_blocks", kv_plan.num_blocks)
-      .add("kv_cache_bytes", static_cast<std::uint64_t>(kv_plan.num_blocks) * bytes_per_block(manifest))
+      .add("kv_cache_bytes", static_cast<std::uint64_t>(kv_plan.num_blocks) * kv_page_bytes(manifest.ranks.front().kv_caches))
       .add("max_batch_size", options.max_batch_size)
       .add("max_num_tokens", options.max_num_tokens)
       .add("num_threads", session.num_threads())
@@ -112,7 +110,8 @@ std::unique_ptr<OrtSession> load_session(const EngineManifest& manifest, const E
 LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOptions& options) {
   check(options);
   const EngineManifest manifest = read_manifest(directory, runtime_support());
-  const KvPlan kv_plan = plan(manifest, options);
+  const std::vector<std::int64_t> windows = kv_group_windows(manifest.ranks.front().kv_groups);
+  const KvPlan kv_plan = plan(manifest, windows, options);
   std::unique_ptr<OrtSession> session = load_session(manifest, options, kv_plan.num_blocks);
   // The session belongs to the engine, at the same address.
   auto info = [=, loaded = session.get()] { return describe(manifest, options, kv_plan, *loaded); };
@@ -130,11 +129,12 @@ LoadedModel load_model(const std::filesystem::path& directory, const EngineOptio
   const EngineManifest manifest = read_manifest(directory, runtime_support());
   EngineOptions one_sequence = options;
   one_sequence.max_batch_size = 1;
-  const KvPlan kv_plan = plan(manifest, one_sequence);
+  const std::vector<std::int64_t> windows = kv_group_windows(manifest.ranks.front().kv_groups);
+  const KvPlan kv_plan = plan(manifest, windows, one_sequence);
   std::unique_ptr<OrtSession> session = load_session(manifest, options, kv_plan.num_blocks);
   auto info = [=, loaded = session.get()] { return describe(manifest, one_sequence, kv_plan, *loaded); };
   auto model = std::make_unique<Model>(std::move(session), limits_of(manifest, kv_plan), options.max_num_tokens,
-                                       static_cast<std::size_t>(manifest.build.tokens_per_block));
+                                       static_cast<std::size_t>(manifest.build.tokens_per_block), windows);
   return {std::move(model), std::move(info)};
 }
 

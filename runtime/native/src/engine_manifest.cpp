@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <limits>
-#include <set>
 #include <utility>
 
 #include "runtime/native/src/concat.h"
@@ -35,18 +34,9 @@ std::string join(const std::vector<std::string>& texts) {
 
 // --- readers of one kind of value ---
 
-std::string name_text(const JsonCursor& value) {
-  const auto printable = [](char c) { return c >= 0x21 && c <= 0x7E; };
-  const std::string& text = value.string();
-  if (text.empty() || !std::ranges::all_of(text, printable)) {
-    value.fail(concat("be printable ASCII without spaces, got ", quote(text)));
-  }
-  return text;
-}
-
 std::vector<std::string> name_texts(const JsonCursor& list) {
   std::vector<std::string> names;
-  for (const JsonCursor& element : list.elements()) names.push_back(name_text(element));
+  for (const JsonCursor& element : list.elements()) names.push_back(element.printable_name());
   return names;
 }
 
@@ -75,7 +65,7 @@ void check_format(const JsonCursor& root, const std::string& source) {
   const std::int64_t format = root.at("format").integer(1);
   if (format == engine_format) return;
   const auto writer = root.find("precast_version");
-  const std::string by = writer ? " of precast " + name_text(*writer) : "";
+  const std::string by = writer ? " of precast " + writer->printable_name() : "";
   unsupported(source, "engine format ", format, by, " is newer than format ", engine_format, ", which this precast ",
               version(), " reads: update precast, or rebuild the engine with this version");
 }
@@ -93,7 +83,7 @@ std::vector<std::string> read_requires(const JsonCursor& root, const RuntimeSupp
 }
 
 std::string read_backend(const JsonCursor& root, const RuntimeSupport& support, const std::string& source) {
-  std::string backend = name_text(root.at("backend"));
+  std::string backend = root.at("backend").printable_name();
   if (std::ranges::find(support.backends, backend) == support.backends.end()) {
     unsupported(source, "the engine was built for the backend ", backend, ", this runtime has ",
                 join(support.backends), ": rebuild the engine for one of these");
@@ -120,14 +110,14 @@ Mapping read_mapping(const JsonCursor& root, const RuntimeSupport& support, cons
 }
 
 OnnxRuntimeRequirements read_onnxruntime_requirements(const JsonCursor& value) {
-  return {.onnxruntime_min = name_text(value.at("onnxruntime_min")),
+  return {.onnxruntime_min = value.at("onnxruntime_min").printable_name(),
           .ir_version = value.at("ir_version").integer(1, max_int32),
           .opset = value.at("opset").integer(1, max_int32)};
 }
 
 ModelInfo read_model(const JsonCursor& value) {
   ModelInfo model;
-  model.architecture = name_text(value.at("architecture"));
+  model.architecture = value.at("architecture").printable_name();
   model.vocab_size = value.at("vocab_size").integer(1, max_int32);
   model.hidden_size = value.at("hidden_size").integer(1, max_int32);
   model.num_layers = value.at("num_layers").integer(1, max_int32);
@@ -142,8 +132,8 @@ ModelInfo read_model(const JsonCursor& value) {
 
 BuildInfo read_build(const JsonCursor& value) {
   BuildInfo build;
-  build.dtype = name_text(value.at("dtype"));
-  build.kv_cache_dtype = name_text(value.at("kv_cache_dtype"));
+  build.dtype = value.at("dtype").printable_name();
+  build.kv_cache_dtype = value.at("kv_cache_dtype").printable_name();
   build.tokens_per_block = value.at("tokens_per_block").integer(1, max_int32);
   const JsonCursor max_seq_len = value.at("max_seq_len");
   if (!max_seq_len.is_null()) build.max_seq_len = max_seq_len.integer(1, max_int32);
@@ -177,26 +167,15 @@ std::string listed_path(const JsonCursor& value, const std::vector<FileEntry>& f
   return path;
 }
 
-std::vector<KvCacheSpec> read_kv_caches(const JsonCursor& list) {
-  std::vector<KvCacheSpec> caches;
-  std::set<std::string> names;
-  for (const JsonCursor& value : list.elements()) {
-    caches.push_back({.name = name_text(value.at("name")),
-                      .layout = name_text(value.at("layout")),
-                      .block_bytes = value.at("block_bytes").integer(1, max_int32)});
-    if (!names.insert(caches.back().name).second) {
-      value.at("name").fail(concat("differ from the names before it, got ", quote(caches.back().name)));
-    }
-  }
-  return caches;
-}
-
 std::vector<RankFiles> read_ranks(const JsonCursor& list, const Mapping& mapping, const std::vector<FileEntry>& files) {
   std::vector<RankFiles> ranks;
   for (const JsonCursor& value : list.elements()) {
-    ranks.push_back({.graph = listed_path(value.at("graph"), files),
-                     .weights = listed_path(value.at("weights"), files),
-                     .kv_caches = read_kv_caches(value.at("kv_caches"))});
+    RankFiles rank;
+    rank.graph = listed_path(value.at("graph"), files);
+    rank.weights = listed_path(value.at("weights"), files);
+    rank.kv_groups = read_kv_groups(value);
+    rank.kv_caches = read_kv_caches(value, rank.kv_groups);
+    ranks.push_back(std::move(rank));
   }
   if (ranks.size() != static_cast<std::size_t>(mapping.world_size)) {
     list.fail(concat("have mapping.world_size = ", mapping.world_size, " elements, got ", ranks.size()));
@@ -227,7 +206,7 @@ EngineManifest parse_manifest(std::string_view text, const std::string& source, 
   manifest.required_names = read_requires(root, support, source);
   manifest.backend = read_backend(root, support, source);
   manifest.mapping = read_mapping(root, support, source);
-  manifest.precast_version = name_text(root.at("precast_version"));
+  manifest.precast_version = root.at("precast_version").printable_name();
   if (manifest.backend == "onnxruntime") {
     manifest.onnxruntime = read_onnxruntime_requirements(root.at("backend_requirements"));
   }

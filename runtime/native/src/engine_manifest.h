@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/native/src/engine_kv.h"
+
 namespace precast {
 
 struct ModelInfo {
@@ -37,17 +39,11 @@ struct Mapping {
   std::int64_t pipeline_parallel_size = 0;
 };
 
-/// One KV pool: a graph input, uint8 [num_blocks, block_bytes].
-struct KvCacheSpec {
-  std::string name;    ///< of the graph input
-  std::string layout;  ///< e.g. "kv16.bf16/1"
-  std::int64_t block_bytes = 0;
-};
-
 /// Paths are relative to the engine directory, and listed in EngineManifest::files.
 struct RankFiles {
   std::string graph;
   std::string weights;
+  std::vector<KvGroupSpec> kv_groups;  ///< without a window first, then ascending; empty for a model without attention
   std::vector<KvCacheSpec> kv_caches;  ///< in the order of the graph's inputs
 };
 

@@ -63,6 +63,15 @@ std::int64_t JsonCursor::integer(std::int64_t minimum, std::int64_t maximum) con
 
 const std::string& JsonCursor::string() const { return get<std::string>(*value_, *this, "a string"); }
 
+const std::string& JsonCursor::printable_name() const {
+  const std::string& text = string();
+  const auto printable = [](char c) { return c >= 0x21 && c <= 0x7E; };
+  if (text.empty() || !std::all_of(text.begin(), text.end(), printable)) {
+    fail("be printable ASCII without spaces, got " + quote(text));
+  }
+  return text;
+}
+
 std::vector<JsonCursor> JsonCursor::elements() const {
   std::vector<JsonCursor> result;
   for (const JsonValue& element : get<JsonValue::Array>(*value_, *this, "an array")) {

@@ -29,6 +29,8 @@ class JsonCursor {
   std::int64_t integer(std::int64_t minimum = std::numeric_limits<std::int64_t>::min(),
                        std::int64_t maximum = std::numeric_limits<std::int64_t>::max()) const;
   const std::string& string() const;
+  /// One or more ASCII characters from '!' to '~'.
+  const std::string& printable_name() const;
   std::vector<JsonCursor> elements() const;
 
   struct Member;

@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "runtime/native/src/concat.h"
+#include "runtime/native/src/kv_plan.h"
 
 namespace precast {
 
@@ -35,17 +36,15 @@ std::size_t KvCache::blocks_for(std::size_t num_tokens) const noexcept {
 
 /// The first block of which the token at `position` sees something.
 std::size_t KvCache::first_visible_block(std::size_t group, std::size_t position) const noexcept {
-  const std::size_t window = config_.windows[group];
+  const auto window = static_cast<std::size_t>(config_.windows[group]);
   if (window == 0 || position < window) return 0;
   return (position - window + 1) / config_.tokens_per_block;
 }
 
 std::size_t KvCache::peak_blocks(std::size_t num_tokens, std::size_t max_chunk) const noexcept {
   std::size_t sum = 0;
-  for (const std::size_t window : config_.windows) {
-    const std::size_t all = blocks_for(num_tokens);
-    // Window and chunk together begin anywhere within a block.
-    sum += window == 0 ? all : std::min(all, blocks_for(window - 1 + max_chunk) + 1);
+  for (const std::int64_t window : config_.windows) {
+    sum += blocks_of_sequence(num_tokens, window, max_chunk, config_.tokens_per_block);
   }
   return sum;
 }
@@ -67,12 +66,12 @@ const BlockKey& KvCache::key(KvSequence& sequence, std::span<const std::int32_t>
 
 KvCache::Hit KvCache::find(KvSequence& sequence, std::span<const std::int32_t> token_ids, std::size_t num_tokens) {
   hit_nodes_.clear();
-  if (!config_.reuse || sequence.skip_reuse) return {};
+  if (!config_.reuse || sequence.skip_reuse || config_.windows.empty()) return {};
   const std::size_t size = config_.tokens_per_block;
   if (num_tokens % size != 0) throw std::logic_error(concat("blocks are looked for behind ", num_tokens, " tokens"));
   const std::size_t first = num_tokens / size;
   const std::size_t last = token_ids.empty() ? 0 : (token_ids.size() - 1) / size;
-  const bool all_windowed = std::ranges::find(config_.windows, std::size_t{0}) == config_.windows.end();
+  const bool all_windowed = std::ranges::find(config_.windows, 0) == config_.windows.end();
   for (std::size_t block = first; block < last; ++block) {
     const BlockKey& wanted = key(sequence, token_ids, block);
     hit_nodes_.push_back(tree_.find(wanted, parent_key(sequence, block), token_ids.subspan(block * size, size)));
@@ -133,6 +132,7 @@ void KvCache::take(KvSequence& sequence, const Hit& hit) {
 // ------------------------------------------------------------------------------------------------- growing and storing
 
 bool KvCache::grow(KvSequence& sequence, std::size_t num_tokens) {
+  if (sequence.tables.empty()) return true;  // a model without attention
   const std::size_t wanted = blocks_for(num_tokens);
   const std::size_t present = sequence.tables.front().size();
   if (wanted <= present) return true;

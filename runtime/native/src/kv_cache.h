@@ -32,7 +32,7 @@ struct RetentionRange {
 struct KvCacheConfig {
   std::size_t tokens_per_block = 16;
   std::int32_t num_blocks = 0;              ///< over all groups together
-  std::vector<std::size_t> windows{0};      ///< of each KV group: how many positions a token sees, itself included; 0: all
+  std::vector<std::int64_t> windows{0};     ///< of each KV group: how many positions a token sees, itself included; 0: all
   bool reuse = true;                        ///< keep the contents of blocks for other sequences
   std::size_t events_size = 0;              ///< events kept, see KvEventBuffer
   BlockHasher::Secret secret{};

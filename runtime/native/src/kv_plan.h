@@ -1,13 +1,21 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 namespace precast {
 
+/// Most blocks that a sequence of `num_tokens` tokens holds at once in one KV group, whose window is `window` (0: none), if
+/// it advances by at most `max_step_tokens` tokens a step and gives blocks below the window back before each step.
+std::uint64_t blocks_of_sequence(std::uint64_t num_tokens, std::int64_t window, std::uint64_t max_step_tokens,
+                                 std::uint64_t tokens_per_block) noexcept;
+
 /// What decides the size of the KV pool.
 struct KvPlanInput {
-  std::uint64_t bytes_per_block = 0;      ///< over all layers; 0 for a model without attention
+  std::uint64_t bytes_per_block = 0;      ///< of a page, see kv_page_bytes(); 0 for a model without attention
   std::uint64_t tokens_per_block = 0;
+  std::span<const std::int64_t> windows;  ///< of the KV groups, 0: none. Blocks of a sequence are counted over all of them
+  std::uint64_t max_step_tokens = 0;      ///< that a sequence may advance in one step
   std::uint64_t engine_max_seq_len = 0;   ///< what the engine was built for
   std::uint64_t wanted_max_seq_len = 0;   ///< of the options; 0: the engine's
   std::uint64_t max_batch_size = 0;

@@ -82,7 +82,8 @@ class OrtSession::Impl {
         pools_(manifest.ranks.front().kv_caches, options.num_blocks),
         ops_(api_, state_),
         tensors_(api_),
-        vocab_size_(manifest.model.vocab_size) {
+        vocab_size_(manifest.model.vocab_size),
+        kv_groups_(manifest.ranks.front().kv_groups) {
     state_.level = choose_kernel_level(options.kernel_level);
     state_.num_threads = choose_num_threads(options.num_threads);
     state_.pools = &pools_;
@@ -162,9 +163,11 @@ class OrtSession::Impl {
     bind_vector("token_ids", batch.token_ids);
     bind_vector("query_starts", batch.query_starts);
     bind_vector("context_lengths", batch.context_lengths);
-    const BlockTable& table = batch.block_tables.front();
-    bind_input("block_tables", ort::ElementType::int32, table.blocks.data(), table.blocks.size() * sizeof(std::int32_t),
-               std::array{num_sequences, std::int64_t{table.width}});
+    for (std::size_t g = 0; g < kv_groups_.size(); ++g) {
+      const BlockTable& table = batch.block_tables[g];
+      bind_input(kv_groups_[g].block_tables.c_str(), ort::ElementType::int32, table.blocks.data(),
+                 table.blocks.size() * sizeof(std::int32_t), std::array{num_sequences, std::int64_t{table.width}});
+    }
     bind_vector("logit_rows", batch.logit_rows);
   }
 
@@ -188,15 +191,24 @@ class OrtSession::Impl {
     ort::check(api_, api_.BindInput(binding_.get(), name, value.get()), concat("bind the input ", quote(name)));
   }
 
-  static void check_sizes(const StepBatch& batch) {
+  void check_sizes(const StepBatch& batch) const {
     const std::size_t num_sequences = batch.num_sequences();
-    const bool fits = std::ranges::all_of(batch.block_tables, [=](const BlockTable& table) {
-      return table.blocks.size() == num_sequences * static_cast<std::size_t>(table.width);
-    });
-    if (batch.query_starts.size() == num_sequences + 1 && fits && batch.token_sources.empty()) return;
-    throw std::logic_error(concat("a step of ", num_sequences, " sequences has ", batch.query_starts.size(),
-                                  " query starts, ", fits ? "" : "a block table of another size, ", "and ",
-                                  batch.token_sources.size(), " tokens that are not known"));
+    if (batch.query_starts.size() != num_sequences + 1) {
+      throw std::logic_error(concat("a step of ", num_sequences, " sequences has ", batch.query_starts.size(),
+                                    " query starts"));
+    }
+    if (batch.block_tables.size() != kv_groups_.size()) {
+      throw std::logic_error(concat("a step has ", batch.block_tables.size(), " block tables, and the engine ",
+                                    kv_groups_.size(), " KV groups"));
+    }
+    if (!batch.token_sources.empty()) {
+      throw std::logic_error(concat("a step has ", batch.token_sources.size(), " tokens that are not known"));
+    }
+    for (const BlockTable& table : batch.block_tables) {
+      if (table.blocks.size() == num_sequences * static_cast<std::size_t>(table.width)) continue;
+      throw std::logic_error(concat("a step of ", num_sequences, " sequences has a block table of ",
+                                    table.blocks.size(), " entries, ", table.width, " wide"));
+    }
   }
 
   // In the order that destruction needs: ONNX Runtime's session uses everything above it.
@@ -213,6 +225,7 @@ class OrtSession::Impl {
   ort::Handle<ort::IoBinding> binding_{nullptr, nullptr};
 
   const std::int64_t vocab_size_;
+  const std::vector<KvGroupSpec> kv_groups_;
   const StepBatch* batch_ = nullptr;  // of the step in flight
 };
 

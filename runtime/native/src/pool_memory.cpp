@@ -33,8 +33,12 @@ std::size_t pool_bytes(const KvCacheSpec& spec, std::int32_t num_blocks) {
 PoolMemory::PoolMemory(std::span<const KvCacheSpec> specs, std::int32_t num_blocks) {
   if (num_blocks < 1) throw Error(ErrorCode::invalid_argument, concat("num_blocks is ", num_blocks, "; give at least 1"));
   if (specs.empty()) return;
-  for (const KvCacheSpec& spec : specs) {
-    size_bytes_ += pool_bytes(spec, num_blocks);
+  const std::vector<std::size_t> memories = kv_memory_indices(specs);
+  std::vector<std::size_t> offsets;  // of each memory
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    if (memories[i] < offsets.size()) continue;
+    offsets.push_back(size_bytes_);
+    size_bytes_ += pool_bytes(specs[i], num_blocks);
     if (size_bytes_ >= max_bytes) fail("more than the address space", specs.size(), num_blocks);
   }
   size_bytes_ += alignment;  // room to start the first pool at a multiple of it
@@ -45,10 +49,9 @@ PoolMemory::PoolMemory(std::span<const KvCacheSpec> specs, std::int32_t num_bloc
   data_ = static_cast<std::byte*>(reserved);
 
   const auto address = reinterpret_cast<std::uintptr_t>(data_);
-  std::byte* next = data_ + (round_up(address) - address);
-  for (const KvCacheSpec& spec : specs) {
-    pools_.push_back({spec.name, spec.layout, next, num_blocks, spec.block_bytes});
-    next += pool_bytes(spec, num_blocks);
+  std::byte* const first = data_ + (round_up(address) - address);
+  for (std::size_t i = 0; i < specs.size(); ++i) {
+    pools_.push_back({specs[i].name, specs[i].layout, first + offsets[memories[i]], num_blocks, specs[i].block_bytes});
   }
 }
 

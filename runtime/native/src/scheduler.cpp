@@ -96,7 +96,7 @@ void Scheduler::reuse(Request& request) {
   if (num_pending_tokens(request) < 2 || request.num_scheduled % kv_.tokens_per_block() != 0) return;
   const bool in_flight = request.num_computed != request.num_scheduled;
   // A hit may leave a gap behind a window, and the window before the gap must then be given up.
-  if (in_flight && config_.kv.windows != std::vector<std::size_t>{0}) return;
+  if (in_flight && std::ranges::any_of(config_.kv.windows, [](std::int64_t window) { return window != 0; })) return;
   const KvCache::Hit hit = kv_.find(request.kv, request.token_ids, request.num_scheduled);
   if (hit.num_blocks == 0) return;
   kv_.take(request.kv, hit);

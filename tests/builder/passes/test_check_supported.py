@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from precast.builder.network.text import network_text
-from precast.builder.passes.base import InvariantError
+from precast.builder.passes.base import InvariantError, run_passes
 from precast.builder.passes.check_supported import CheckSupported, versioned_op
-from precast.checkpoints.engine_manifest import KvCacheSpec
-from tests.builder.worlds import emitted, finished
+from precast.builder.passes.pipeline import PIPELINE
+from precast.checkpoints.engine_kv import KvCacheSpec
+from tests.builder.worlds import LAYER, MODEL, emitted, finished, with_attention
 
 CHECK = CheckSupported()
 
@@ -73,6 +74,14 @@ def test_4_a_pool_has_one_reader() -> None:
 
 def test_4_a_pool_is_an_input_of_the_graph() -> None:
     network = finished()
-    network.kv_caches.append(KvCacheSpec("kv.1", "kv16.f32/1", 2048))
+    network.kv_caches.append(KvCacheSpec("kv.1", "kv16.f32/1", 2048, 0))
     with pytest.raises(InvariantError, match=r"^KV pool kv\.1 has 0 readers; it must have one$"):
+        CHECK(network)
+
+
+def test_5_pools_that_share_memory_are_of_one_size() -> None:
+    other = with_attention(window=8, head_dim=16).layers[0]
+    network = emitted(replace(MODEL, layers=(LAYER, other)))
+    run_passes(network, PIPELINE[:-1])
+    with pytest.raises(InvariantError, match=r"^kv_caches\[1\] must have the layout and block_bytes of kv_caches\[0\]"):
         CHECK(network)

@@ -37,6 +37,7 @@ def test_options_reach_the_builder(precast: Precast, tiny_llama: Callable[..., P
         "kv_cache_dtype": "float32",
         "max_seq_len": 64,
         "notes": [],
+        "cache": None,
         "verification": None,
     }
     manifest = read_manifest(tmp_path / "engine")
