@@ -161,6 +161,8 @@ class GeneratedRequest:
                 self._fail(error)
             if not (self._streaming or self.done):
                 return
+            if self.done:
+                self.handles = ()  # they refer to this object: a circle would keep both until garbage is collected
             self.version += 1
             wakers, self._wakers = self._wakers, []
         for wake in wakers:
