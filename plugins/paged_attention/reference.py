@@ -107,22 +107,31 @@ def paged_attention(
         q = q.astype(bfloat16).astype(np.float32)
     output = np.empty((num_tokens, num_q, attributes.head_dim), np.float32)
     for s, context_length in enumerate(context_lengths):
-        k_cached, v_cached = pool.read(block_tables[s], range(int(context_length)))
+        # From the first tile that any row sees; `cached` are the K or V of positions start, start + 1 ...
+        start = attributes.first_visible(int(positions[query_starts[s]])) // TOKENS_PER_TILE * TOKENS_PER_TILE
+        cached = pool.read(block_tables[s], range(start, int(context_length)))
         for row in range(int(query_starts[s]), int(query_starts[s + 1])):
-            visible = int(positions[row]) + 1
-            output[row] = _attend(q[row], k_cached[:, :visible], v_cached[:, :visible], attributes.scale, pool.is_bf16)
+            position = int(positions[row])
+            first = attributes.first_visible(position)
+            k_seen, v_seen = (x[:, first - start : position + 1 - start] for x in cached)
+            output[row] = _attend(q[row], k_seen, v_seen, first, attributes.scale, pool.is_bf16)
     return output.reshape(num_tokens, -1)
 
 
-def _attend(q_HD: Float32, k_KJD: Float32, v_KJD: Float32, scale: float, round_to_bf16: bool) -> NDArray[np.float64]:
-    """Attention of one row, H query heads, to all J tokens of K KV heads, split by split."""
+def _attend(
+    q_HD: Float32, k_KJD: Float32, v_KJD: Float32, first_position: int, scale: float, round_to_bf16: bool
+) -> NDArray[np.float64]:
+    """Attention of one row, H query heads, to J tokens of K KV heads, split by split.
+
+    The position of the first token says where splits end.
+    """
     num_heads, dim = q_HD.shape
     q_KGD = q_HD.astype(np.float64).reshape(k_KJD.shape[0], -1, dim)
     max_KG = np.full(q_KGD.shape[:2], -np.inf)
     sum_KG = np.zeros(q_KGD.shape[:2])
     weighted_KGD = np.zeros(q_KGD.shape)
-    for start in range(0, k_KJD.shape[1], TOKENS_PER_SPLIT):
-        split = slice(start, start + TOKENS_PER_SPLIT)
+    for start in range(-(first_position % TOKENS_PER_SPLIT), k_KJD.shape[1], TOKENS_PER_SPLIT):
+        split = slice(max(0, start), start + TOKENS_PER_SPLIT)
         x_KGJ = scale * (q_KGD @ k_KJD[:, split].transpose(0, 2, 1))
         split_max_KG = x_KGJ.max(axis=-1)
         e_KGJ = np.exp(x_KGJ - split_max_KG[..., None])

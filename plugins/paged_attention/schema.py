@@ -7,7 +7,7 @@ Inputs
     qkv              float32 [T, (Hq + 2*Hkv) * D]    of each token its query heads, then key heads, then value heads
     query_starts     int32 [S + 1]                    sequence s owns rows query_starts[s] .. query_starts[s+1]-1
     context_lengths  int32 [S]                        tokens of the sequence in the cache after this step
-    block_tables     int32 [S, B]                     the blocks of each sequence, -1 behind the last one
+    block_tables     int32 [S, B]                     the blocks of each sequence, -1 where there is none
     kv               uint8 [num_blocks, block_bytes]  the block pool, WRITTEN IN PLACE
     inv_freq         float32 [rotary_dim / 2]         optional; absent: no rotary embedding. rotary_dim is even, <= D
 Output
@@ -17,10 +17,16 @@ Attributes
     scale                                                 float   multiplies q.k; usually 1/sqrt(D)
     kv_layout                                             string  "kv16.f32/1" or "kv16.bf16/1"
     rope_scaling                                          float   multiplies cos and sin (the "attention factor")
+    window                                                int     positions that a row sees, its own included; 0: all
 
 query_starts ascends from 0 to T and every sequence has at least one row. Row i of sequence s is at absolute position
-p = context_lengths[s] - (query_starts[s+1] - query_starts[s]) + i >= 0 and sees positions 0 .. p of its own sequence.
-Blocks may be shared by sequences; a position that this step writes is written by one sequence only.
+p = context_lengths[s] - (query_starts[s+1] - query_starts[s]) + i >= 0 and sees positions w .. p of its own sequence,
+where w = max(0, p - window + 1), or 0 without a window. Blocks may be shared by sequences; a position that this step
+writes is written by one sequence only.
+
+Entries of the block table count from the block that holds w of the sequence's first row of the step to the one that
+holds the last row. All others are never looked at: a block that lies below the window of every row may belong to
+somebody else, and its entry be -1.
 
 Query head h belongs to KV head h // G.
 
@@ -62,9 +68,9 @@ So whatever an earlier owner left in a block can never be read: every tile is ze
 Phase 2: attend
 ===============
 Queries read K and V from the pool only, also those of this step. A *split* is 512 tokens, aligned to position 0. For
-one row at position p and one head, for each split up to the one that holds p, in ascending order:
+one row at position p and one head, for each split from the one that holds w to the one that holds p, in this order:
 
-    x[j] = scale * sum_d q[d] * k[j][d]   j = positions of the split that are <= p; one fp32 sum, d ascending
+    x[j] = scale * sum_d q[d] * k[j][d]   j = positions of the split in w .. p; one fp32 sum, d ascending
     m    = max_j x[j]
     e[j] = exp(x[j] - m)
     l    = sum_j e[j]                     16 partial sums: lane j % 16 adds its tiles in ascending order; then lanes
@@ -75,13 +81,14 @@ The denominator l sums the unrounded e. The first split gives (M, L, A) = (m, l,
 
     M' = max(M, m);  f = exp(M - M');  g = exp(m - M');  L' = L*f + l*g;  A'[d] = A[d]*f + a[d]*g
 
-and output[d] = A[d] * (1 / L). Positions > p take no part: their e is exactly 0 and their v is not even multiplied, so
-a NaN or infinity in a later token of the same request changes no earlier row.
+and output[d] = A[d] * (1 / L). Positions outside w .. p take no part: their e is exactly 0 and their v is not even
+multiplied, so a NaN or infinity in a token that a row does not see does not change the row. A lane that has added
+nothing to l counts as 0, and tiles in which a row sees nothing are left out.
 
 In a bf16 cache the sums over d and j go pair by pair (dims 2i and 2i+1; positions 2i and 2i+1), the odd one of a pair
 first, as VDPBF16PS does; products are exact in fp32. Kernel levels differ: avx512 takes subnormal numbers for zero in
 these sums and, in an fp32 cache, fuses multiplications with additions; and exp may differ in its last bit. Within one
-level nothing else enters: a row's bits are a function of its q, of the stored k and v of positions 0 .. p, and of p.
+level nothing else enters: a row's bits are a function of its q, of the stored k and v of positions w .. p, and of p.
 Not of the other rows, the chunk that a token arrived in, block ids, tokens_per_block or the number of threads.
 
 Sources: Su et al., "RoFormer", 2021, https://arxiv.org/abs/2104.09864 (rotary embedding); Kwon et al.,
@@ -116,6 +123,7 @@ class PagedAttentionAttributes:
     kv_layout: str
     tokens_per_block: int
     rope_scaling: float = 1.0
+    window: int = 0
 
     def __post_init__(self) -> None:
         if self.kv_layout not in KV_LAYOUTS:
@@ -138,11 +146,19 @@ class PagedAttentionAttributes:
             raise ValueError(
                 f"PagedAttention: scale is {self.scale} and rope_scaling is {self.rope_scaling}; both must be finite"
             )
+        if not 0 <= self.window < 2**31:
+            raise ValueError(
+                f"PagedAttention: window is {self.window}; it must be a number of positions below 2^31, or 0 for all"
+            )
 
     @property
     def queries_per_kv(self) -> int:
         """G: query heads that share one KV head."""
         return self.num_heads // self.num_kv_heads
+
+    def first_visible(self, position: int) -> int:
+        """w: the first position that a row at this position sees."""
+        return max(0, position - self.window + 1) if self.window else 0
 
     @property
     def qkv_features(self) -> int:

@@ -110,13 +110,24 @@ class AttentionWorld {
     }
   }
 
-  // All of a sequence, one chunk a step; `ends` are where chunks end, the last one being the sequence's length.
+  // All of a sequence, one chunk a step; `ends` are where chunks end, the last one being the sequence's length. Before
+  // each step, the blocks that its rows no longer see are taken away.
   void feed(std::size_t sequence, const std::vector<std::size_t>& ends,
             const ParallelFor& parallel_for = ParallelFor::serial()) {
     std::size_t begin = 0;
     for (const std::size_t end : ends) {
+      free_below(sequence, config_.shape.first_visible(begin));
       step({{sequence, begin, end}}, parallel_for);
       begin = end;
+    }
+  }
+
+  // Takes away the blocks that lie entirely below a position: their entries become -1, and their bytes NaNs.
+  void free_below(std::size_t sequence, std::size_t position) {
+    for (std::size_t b = 0; b < position / config_.shape.tokens_per_block; ++b) {
+      std::int32_t& entry = tables_[sequence][b];
+      if (entry >= 0) std::memset(block(entry), 0xFF, config_.shape.block_bytes());
+      entry = -1;
     }
   }
 
@@ -173,7 +184,8 @@ inline PagedAttentionShape attention_shape(std::size_t num_heads, std::size_t nu
           .tokens_per_block = tokens_per_block,
           .kv_layout = layout,
           .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
-          .rope_scaling = 1.0f};
+          .rope_scaling = 1.0f,
+          .window = 0};
 }
 
 // Every level of this machine with every cache type.

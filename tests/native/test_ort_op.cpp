@@ -33,7 +33,8 @@ std::string attention_model() {
                           {"scale", 1.0f},
                           {"kv_layout", "kv16.f32/1"},
                           {"tokens_per_block", std::int64_t{16}},
-                          {"rope_scaling", 1.0f}}});
+                          {"rope_scaling", 1.0f},
+                          {"window", std::int64_t{0}}}});
   return graph.bytes();
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "plugins/cpu/bf16.h"
+#include "plugins/paged_attention/cpu/attention_plan.h"
 #include "tests/native/attention_world.h"
 #include "tests/native/check.h"
 
@@ -38,7 +39,7 @@ std::vector<double> rotated(const float* x, std::size_t position, const PagedAtt
   return y;
 }
 
-// Plain causal attention of a whole sequence in fp64, without a pool, splits or rounding.
+// Plain causal attention, perhaps in a window, of a whole sequence in fp64, without a pool, splits or rounding.
 std::vector<double> dense_attention(const std::vector<float>& tokens, const PagedAttentionShape& shape) {
   const std::size_t features = shape.qkv_features();
   const std::size_t head_dim = shape.head_dim;
@@ -54,7 +55,7 @@ std::vector<double> dense_attention(const std::vector<float>& tokens, const Page
       const auto q = rotated(row + h * head_dim, t, shape);
       double* const out = &output[(t * shape.num_heads + h) * head_dim];
       double sum = 0.0;
-      for (std::size_t j = 0; j <= t; ++j) {
+      for (std::size_t j = shape.window > 0 && t >= shape.window ? t - shape.window + 1 : 0; j <= t; ++j) {
         const double score = std::inner_product(q.begin(), q.end(), keys[j].begin(), 0.0);
         const double e = std::exp(score * static_cast<double>(shape.scale));
         sum += e;
@@ -116,6 +117,59 @@ TEST("paged attention: partial, scaled and no rotation, and a custom scale") {
       check_close_to_dense(config, 40);
     }
   }
+}
+
+TEST("paged attention: a window is the row's own position and those before it, over any number of splits") {
+  for (const std::size_t window : {1u, 2u, 3u, 15u, 16u, 17u, 40u}) {
+    for (const std::size_t group : {1u, 4u}) {
+      for (AttentionConfig config : level_and_layout_configs(2 * group, 2, 34)) {
+        config.shape.window = window;
+        check_close_to_dense(config, 70);
+      }
+    }
+  }
+  for (const std::size_t window : {7u, 500u, 512u, 513u, 530u}) {
+    for (AttentionConfig config : level_and_layout_configs(2, 1, 16, 32)) {
+      config.shape.window = window;
+      check_close_to_dense(config, 1100);
+    }
+  }
+}
+
+TEST("paged attention: a window of one token gives the row's own rounded value") {
+  for (AttentionConfig config : level_and_layout_configs(4, 2, 16)) {
+    config.shape.window = 1;
+    const auto tokens = random_tokens(config.shape, 37, 2);
+    AttentionWorld world(config, {tokens});
+    world.step({{0, 0, 37}});
+    for (std::size_t i = 0; i < world.output(0).size(); ++i) {
+      const float value = tokens[i / 64 * 128 + 96 + i % 64 / 32 * 16 + i % 16];
+      const float stored = config.shape.kv_layout == KvLayout::f32 ? value : to_float(round_to_bf16(value));
+      CHECK_EQ(world.output(0)[i], stored);
+    }
+  }
+}
+
+TEST("paged attention: a row in a window costs as much as its window, wherever it is") {
+  const auto plan_of = [](std::size_t window, std::int32_t context, Scratch& scratch) {
+    PagedAttentionArgs args;
+    args.shape = attention_shape(8, 2, 64, KvLayout::bf16);
+    args.shape.window = window;
+    args.num_tokens = args.num_sequences = 1;
+    const std::vector<std::int32_t> starts{0, 1};
+    args.query_starts = starts.data();
+    args.context_lengths = &context;
+    return plan_attention(args, 64, scratch);
+  };
+  Scratch scratch;
+  const std::size_t short_cost = plan_of(0, 600, scratch).total_cost;
+  for (const std::int32_t context : {600, 1000, 100'000, 2'000'000'000}) {
+    const AttentionPlan plan = plan_of(600, context, scratch);
+    CHECK_EQ(plan.total_cost, short_cost);
+    CHECK_EQ(plan.num_blocks, std::size_t{2});  // one for each KV head
+    for (std::size_t b = 0; b < 2; ++b) CHECK(plan.blocks[b].num_splits <= 3);
+  }
+  CHECK_EQ(plan_of(0, 100'000, scratch).blocks[0].num_splits, std::size_t{196});
 }
 
 TEST("paged attention: one token attends to itself only, so its output is its rounded value") {
@@ -217,12 +271,14 @@ TEST("paged attention: index arrays that lead out of bounds are refused with the
     std::vector<std::int32_t> tables{4, 0, 2, -1};
     std::size_t num_tokens = 3;
     std::size_t width = 2;
+    std::size_t window = 0;
   };
   const auto error_of = [](auto change) {
     Arrays arrays;
     change(arrays);
     PagedAttentionArgs args;
     args.shape = attention_shape(2, 2, 8, KvLayout::f32);
+    args.shape.window = arrays.window;
     args.num_tokens = arrays.num_tokens;
     args.num_sequences = arrays.contexts.size();
     args.block_table_width = arrays.width;
@@ -244,6 +300,16 @@ TEST("paged attention: index arrays that lead out of bounds are refused with the
   CHECK(has(error_of([](auto& a) { a.tables[1] = -1; }), "block_tables[0][1] is -1"));
   CHECK(has(error_of([](auto& a) { a.tables[2] = 5; }), "block_tables[1][0] is 5; the pool has 5 blocks"));
   CHECK(has(error_of([](auto& a) { a.contexts.clear(); }), "at least one sequence"));
+
+  // With 17 tokens of context the first of two rows is at position 15: the first block is needed whatever the window.
+  CHECK(has(error_of([](auto& a) { a.tables[0] = -1, a.window = 1; }), "block_tables[0][0] is -1"));
+  // With 18 it is at 16, and sees the first block unless its window is one token.
+  const auto error_at_18 = [&](std::size_t window) {
+    return error_of([&](auto& a) { a.contexts[0] = 18, a.tables[0] = -1, a.window = window; });
+  };
+  CHECK_EQ(error_at_18(1), "");
+  CHECK(has(error_at_18(2), "block_tables[0][0] is -1"));
+  CHECK(has(error_at_18(0), "block_tables[0][0] is -1"));
 }
 
 TEST("paged attention: layout ids") {

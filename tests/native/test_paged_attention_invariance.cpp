@@ -201,6 +201,98 @@ TEST("paged attention invariance: computing a position again gives the same bits
   }
 }
 
+TEST("paged attention invariance: a prompt in a window, in chunks of any size, without the blocks below the window") {
+  for (const std::size_t window : {1u, 2u, 7u, 16u, 17u, 33u}) {
+    for (const std::size_t group : {1u, 3u, 8u}) {
+      for (AttentionConfig config : level_and_layout_configs(2 * group, 2, 34)) {
+        config.shape.window = window;
+        const auto tokens = random_tokens(config.shape, 91, 1);
+        const auto expected = whole(config, tokens);
+        for (const std::size_t size : {1u, 2u, 5u, 15u, 16u, 17u, 33u, 66u}) {
+          AttentionWorld world(config, {tokens});
+          world.feed(0, chunks_of(size, 91));
+          CHECK(same_bits(world.output(0), expected));
+          CHECK_EQ(world.table(0)[0], -1);
+        }
+      }
+    }
+  }
+}
+
+TEST("paged attention invariance: windows over several splits, with threads and tasks in any order") {
+  for (const std::size_t window : {100u, 511u, 512u, 513u, 700u}) {
+    for (AttentionConfig config : level_and_layout_configs(4, 2, 16)) {
+      config.shape.window = window;
+      const auto tokens = random_tokens(config.shape, 1300, 2);
+      const auto expected = whole(config, tokens);
+      const std::vector<std::size_t> ends{14,   15,   16,   17,   300,  509,  510,  511,  512,  513, 600,
+                                          1021, 1022, 1023, 1024, 1025, 1026, 1030, 1230, 1240, 1300};
+      test::ThreadsForTests pool(3);
+      AttentionWorld threads(config, {tokens});
+      threads.feed(0, ends, pool.parallel_for());
+      CHECK(same_bits(threads.output(0), expected));
+      test::BackwardsForTests backwards(64);
+      AttentionWorld divided(config, {tokens});
+      divided.feed(0, ends, backwards.parallel_for());
+      CHECK(same_bits(divided.output(0), expected));
+    }
+  }
+}
+
+TEST("paged attention invariance: a window that holds the whole context is none") {
+  for (AttentionConfig config : level_and_layout_configs(3, 1, 16)) {
+    const auto tokens = random_tokens(config.shape, 530, 3);
+    const auto expected = whole(config, tokens);
+    for (const std::size_t window : {530u, 531u, 2147483647u}) {
+      config.shape.window = window;
+      CHECK(same_bits(whole(config, tokens), expected));
+    }
+    config.shape.window = 529;
+    CHECK(!same_bits(whole(config, tokens), expected));
+  }
+}
+
+TEST("paged attention invariance: a NaN or infinity changes the rows whose window holds it, and no other") {
+  for (const std::size_t window : {1u, 6u, 17u}) {
+    for (AttentionConfig config : level_and_layout_configs(4, 1, 16)) {
+      config.shape.window = window;
+      const auto tokens = random_tokens(config.shape, 540, 4);
+      const auto expected = whole(config, tokens);
+      const std::size_t features = config.shape.qkv_features();
+      for (const std::size_t bad : {0u, 1u, 15u, 16u, 500u, 511u, 512u}) {
+        for (const float value : {not_a_number, std::numeric_limits<float>::infinity()}) {
+          auto poisoned = tokens;
+          std::fill_n(poisoned.begin() + static_cast<std::ptrdiff_t>(bad * features), features, value);
+          const auto output = whole(config, poisoned);
+          const std::size_t row = output.size() / 540;
+          CHECK(same_bits(output.data(), expected.data(), bad * row));
+          for (std::size_t t = bad; t < bad + window; ++t) CHECK(std::isnan(output[t * row]));
+          const std::size_t after = (bad + window) * row;
+          CHECK(same_bits(output.data() + after, expected.data() + after, output.size() - after));
+        }
+      }
+    }
+  }
+}
+
+TEST("paged attention invariance: a block that left one request's window serves another in the same step") {
+  for (AttentionConfig config : level_and_layout_configs(2, 2, 16)) {
+    config.shape.window = 20;
+    const auto first = random_tokens(config.shape, 64, 5);
+    const auto second = random_tokens(config.shape, 30, 6);
+    AttentionWorld world(config, {first, second});
+    world.step({{0, 0, 40}});
+    world.table(1)[0] = world.table(0)[0];
+    world.table(0)[0] = -1;
+    world.step({{0, 40, 60}, {1, 0, 29}});
+    world.table(1)[1] = world.table(0)[1];  // which the second had filled; it computes its last tokens again
+    world.table(0)[1] = -1;
+    world.step({{1, 16, 30}, {0, 60, 64}});
+    CHECK(same_bits(world.output(0), whole(config, first)));
+    CHECK(same_bits(world.output(1), whole(config, second)));
+  }
+}
+
 TEST("paged attention invariance: a context of 100,000 tokens, divided among any number of tasks") {
   constexpr std::size_t length = 100'003;
   for (AttentionConfig config : level_and_layout_configs(4, 2, 8, 32)) {

@@ -63,7 +63,8 @@ void TinyEngine::add_layer(const std::string& name, const std::string& pool) {
                           {"scale", 0.25f},
                           {"kv_layout", bf16_ ? "kv16.bf16/1" : "kv16.f32/1"},
                           {"tokens_per_block", tokens_per_block},
-                          {"rope_scaling", 1.0f}}});
+                          {"rope_scaling", 1.0f},
+                          {"window", std::int64_t{0}}}});
   graph.nodes.push_back(linear_node("a." + name, "o." + name, "o_rows." + name, hidden_size));
   graph.nodes.push_back({"RmsNorm",
                          {"o_rows." + name, "norm." + name, "x." + name},

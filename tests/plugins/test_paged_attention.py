@@ -33,7 +33,7 @@ def inverse_frequencies(rotary_dim: int) -> Float32:
 
 
 def dense_attention(qkv: Float32, op: PagedAttentionAttributes, inv_freq: Float32 | None) -> Float32:
-    """Causal attention of one whole sequence in fp64: no pool, no splits, no rounding."""
+    """Causal attention, perhaps in a window, of one whole sequence in fp64: no pool, no splits, no rounding."""
     num_tokens = qkv.shape[0]
     q, k, v = np.split(qkv.reshape(num_tokens, -1, op.head_dim), [op.num_heads, op.num_heads + op.num_kv_heads], axis=1)
     if inv_freq is not None:
@@ -41,7 +41,10 @@ def dense_attention(qkv: Float32, op: PagedAttentionAttributes, inv_freq: Float3
         q, k = (rotate(x, positions, inv_freq, op.rope_scaling) for x in (q, k))
     keys, values = (np.repeat(x.astype(np.float64), op.queries_per_kv, axis=1) for x in (k, v))
     scores = np.einsum("thd,jhd->htj", q.astype(np.float64), keys) * op.scale
-    scores = np.where(np.tri(num_tokens, dtype=bool), scores, -np.inf)
+    visible = np.tri(num_tokens, dtype=bool)
+    if op.window:
+        visible &= ~np.tri(num_tokens, k=-op.window, dtype=bool)
+    scores = np.where(visible, scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     output: Float32 = np.einsum("htj,jhd->thd", weights, values).reshape(num_tokens, -1).astype(np.float32)
@@ -71,7 +74,12 @@ class World:
         self.kv = np.full((sum(needed) + 2, self.op.block_bytes), 0xFF, np.uint8)  # NaNs, in both types
 
     def step(self, chunks: list[tuple[int, int, int]]) -> list[Float32]:
-        """One call for tokens begin .. end - 1 of each (sequence, begin, end); the outputs of each."""
+        """One call for tokens begin .. end - 1 of each (sequence, begin, end); the outputs of each.
+
+        Blocks below the window of a sequence's first row are taken away, for good.
+        """
+        for s, begin, _ in chunks:
+            self.tables[s, : self.op.first_visible(begin) // self.op.tokens_per_block] = -1
         starts = np.cumsum([0] + [end - begin for _, begin, end in chunks]).astype(np.int32)
         output = paged_attention(
             np.concatenate([self.sequences[s][begin:end] for s, begin, end in chunks]),
@@ -113,11 +121,19 @@ def test_sizes() -> None:
         ({"tokens_per_block": 0}, "tokens_per_block is 0"),
         ({"scale": float("nan")}, "scale is nan"),
         ({"rope_scaling": float("inf")}, "rope_scaling is inf"),
+        ({"window": -1}, "window is -1"),
+        ({"window": 2**31}, "window is 2147483648"),
     ],
 )
 def test_attributes_that_make_no_sense_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(attributes(), **change)  # type: ignore[arg-type]
+
+
+def test_the_first_position_that_a_row_sees() -> None:
+    full, windowed = (dataclasses.replace(attributes(), window=window) for window in (0, 4))
+    assert [full.first_visible(p) for p in (0, 3, 4, 100)] == [0, 0, 0, 0]
+    assert [windowed.first_visible(p) for p in (0, 3, 4, 100)] == [0, 0, 1, 97]
 
 
 def test_rotate_is_hugging_faces() -> None:
@@ -159,6 +175,7 @@ def test_it_is_torchs_attention() -> None:
     dim=st.sampled_from([2, 8, 16, 34]),
     tokens_per_block=st.sampled_from([16, 32, 48]),
     rotary=st.sampled_from(["none", "part", "whole"]),
+    window=st.sampled_from([0, 1, 2, 16, 33]),
     lengths=st.lists(st.integers(1, 70), min_size=1, max_size=3),
     seed=st.integers(0, 2**16),
     data=st.data(),
@@ -170,11 +187,12 @@ def test_packed_and_chunked_sequences_are_dense_attention(
     dim: int,
     tokens_per_block: int,
     rotary: str,
+    window: int,
     lengths: list[int],
     seed: int,
     data: st.DataObject,
 ) -> None:
-    op = PagedAttentionAttributes(kv_heads * group, kv_heads, dim, dim**-0.5, layout, tokens_per_block, 1.5)
+    op = PagedAttentionAttributes(kv_heads * group, kv_heads, dim, dim**-0.5, layout, tokens_per_block, 1.5, window)
     inv_freq = {"none": None, "part": inverse_frequencies(2), "whole": inverse_frequencies(dim)}[rotary]
     sequences = [random_tokens(op, length, seed + s) for s, length in enumerate(lengths)]
     world = World(op, sequences, inv_freq, seed)
@@ -189,9 +207,10 @@ def test_packed_and_chunked_sequences_are_dense_attention(
         assert relative_error(np.concatenate(parts), dense_attention(tokens, op, inv_freq)) < TOLERANCES[layout]
 
 
+@pytest.mark.parametrize("window", [0, 1, 500, 513])
 @pytest.mark.parametrize("layout", KV_LAYOUTS)
-def test_contexts_of_several_splits(layout: str) -> None:
-    op = attributes(layout, heads=2, kv_heads=1, dim=4)
+def test_contexts_of_several_splits(layout: str, window: int) -> None:
+    op = dataclasses.replace(attributes(layout, heads=2, kv_heads=1, dim=4), window=window)
     tokens = random_tokens(op, 1030, 5)
     world = World(op, [tokens], inverse_frequencies(4))
     expected = dense_attention(tokens, op, inverse_frequencies(4))
@@ -242,6 +261,16 @@ def test_the_bytes_of_a_bf16_block() -> None:
     assert k_tile[0, 5].tolist() == [3, 4]
     assert v_tile[2, :, 1].tolist() == [13, 14]
     assert np.count_nonzero(block.astype(np.float32)) == 8
+
+
+def test_a_nan_changes_only_the_rows_whose_window_holds_it() -> None:
+    op = dataclasses.replace(attributes("kv16.bf16/1"), window=5)
+    tokens = random_tokens(op, 40, 8)
+    (expected,) = World(op, [tokens], None).step([(0, 0, 40)])
+    tokens[13] = np.nan
+    (output,) = World(op, [tokens], None).step([(0, 0, 40)])
+    assert np.isnan(output[13:18]).all()
+    np.testing.assert_array_equal(np.delete(output, range(13, 18), 0), np.delete(expected, range(13, 18), 0))
 
 
 def test_a_nan_in_a_later_token_changes_no_earlier_row() -> None:

@@ -21,14 +21,20 @@ struct SplitResult {
 struct AttendSplitArgs {
   std::size_t head_dim;
   float scale;
-  std::size_t num_rows;             // queries: tokens x heads of the group
-  const void* q;                    // [num_rows, head_dim], rotated and rounded to the type of the cache
-  const std::size_t* num_visible;   // [num_rows], ascending, 1 .. 512: row r sees the first num_visible[r] tokens
-  const std::byte* const* tiles;    // the split's K tiles, each with its V tile behind it, as far as any row sees
-  const std::byte* const* next_tiles;  // K tiles likely to be asked for next: only ever prefetched
-  std::size_t num_next_tiles;
-  float* scores;                    // [num_rows, 512] working memory at a multiple of 64 bytes
-  SplitResult result;               // written
+  std::size_t num_rows;  // queries: tokens x heads of the group
+  const void* q;         // [num_rows, head_dim], rotated and rounded to the type of the cache
+  // [num_rows] each, ascending: row r sees tokens first_visible[r] .. end_visible[r] - 1 of the split, at least one.
+  const std::size_t* first_visible;
+  const std::size_t* end_visible;
+  // The split's K tiles, each with its V tile behind it, from the one that holds first_visible[0] to the last that any
+  // row sees. There may be nothing behind the other pointers.
+  const std::byte* const* tiles;
+  // K tiles first_next_tile .. end_next_tile - 1 are likely to be asked for next: only ever prefetched.
+  const std::byte* const* next_tiles;
+  std::size_t first_next_tile;
+  std::size_t end_next_tile;
+  float* scores;       // [num_rows, 512] working memory at a multiple of 64 bytes
+  SplitResult result;  // written
 };
 
 using AttendSplit = void (*)(const AttendSplitArgs&) noexcept;

@@ -26,9 +26,10 @@ struct F32Cache {
     std::copy(sums, sums + tokens_per_tile, scores);
   }
 
-  static void add_values(const float* e, const float* v_tile, std::size_t num_tokens, std::size_t head_dim,
+  // Adds tokens begin .. end - 1 of a tile, weighted.
+  static void add_values(const float* e, const float* v_tile, std::size_t begin, std::size_t end, std::size_t head_dim,
                          float* weighted) noexcept {
-    for (std::size_t j = 0; j < num_tokens; ++j) {
+    for (std::size_t j = begin; j < end; ++j) {
       const float* const v = v_tile + j * head_dim;
       for (std::size_t d = 0; d < head_dim; ++d) weighted[d] += e[j] * v[d];
     }
@@ -58,11 +59,13 @@ struct Bf16Cache {
     std::copy(sums, sums + tokens_per_tile, scores);
   }
 
-  static void add_values(const float* e, const Element* v_tile, std::size_t num_tokens, std::size_t head_dim,
-                         float* weighted) noexcept {
-    for (std::size_t j = 0; j < num_tokens; j += 2) {
+  static void add_values(const float* e, const Element* v_tile, std::size_t begin, std::size_t end,
+                         std::size_t head_dim, float* weighted) noexcept {
+    for (std::size_t j = begin - begin % 2; j < end; j += 2) {
       const Element* const v = v_tile + j / 2 * head_dim;
-      if (j + 1 < num_tokens) {
+      if (j < begin) {  // only the odd one of the pair is seen
+        for (std::size_t d = 0; d < head_dim; ++d) weighted[d] += e[j + 1] * odd(v[d]);
+      } else if (j + 1 < end) {
         for (std::size_t d = 0; d < head_dim; ++d) {
           weighted[d] = (weighted[d] + e[j + 1] * odd(v[d])) + e[j] * even(v[d]);
         }
@@ -75,14 +78,25 @@ struct Bf16Cache {
   static float round(float e) noexcept { return to_float(round_to_bf16(e)); }
 };
 
+// What one row sees of a split: tokens first .. end - 1.
+struct Visible {
+  std::size_t first;
+  std::size_t end;
+
+  // Where its first tile starts and its last one ends.
+  std::size_t first_in_tiles() const noexcept { return first - first % tokens_per_tile; }
+  std::size_t end_of_tiles() const noexcept { return (end + tokens_per_tile - 1) / tokens_per_tile * tokens_per_tile; }
+};
+
 // scores -> exp(scores - max), rounded as the cache is; lanes that the row does not see become 0.
 template <typename Cache>
-void softmax(float* scores, std::size_t num_visible, float& max, float& sum) noexcept {
-  const std::size_t end = (num_visible + tokens_per_tile - 1) / tokens_per_tile * tokens_per_tile;
-  std::fill(scores + num_visible, scores + end, -std::numeric_limits<float>::infinity());
-  max = *std::max_element(scores, scores + num_visible);
+void softmax(float* scores, const Visible& visible, float& max, float& sum) noexcept {
+  constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
+  std::fill(scores + visible.first_in_tiles(), scores + visible.first, minus_infinity);
+  std::fill(scores + visible.end, scores + visible.end_of_tiles(), minus_infinity);
+  max = *std::max_element(scores + visible.first, scores + visible.end);
   float partial[tokens_per_tile] = {};
-  for (std::size_t first = 0; first < end; first += tokens_per_tile) {
+  for (std::size_t first = visible.first_in_tiles(); first < visible.end; first += tokens_per_tile) {
     float* const e = scores + first;
     for (std::size_t j = 0; j < tokens_per_tile; ++j) {
       const float unrounded = math::exp(e[j] - max);
@@ -100,7 +114,7 @@ template <typename Cache>
 void attend_row(const AttendSplitArgs& args, std::size_t row) noexcept {
   using Element = typename Cache::Element;
   const std::size_t head_dim = args.head_dim;
-  const std::size_t num_visible = args.num_visible[row];
+  const Visible visible{args.first_visible[row], args.end_visible[row]};
   const std::size_t k_elements = head_dim * tokens_per_tile / Cache::numbers_per_element;
   const auto* const q = static_cast<const Element*>(args.q) + row * head_dim / Cache::numbers_per_element;
   float* const scores = args.scores + row * tokens_per_split;
@@ -108,15 +122,16 @@ void attend_row(const AttendSplitArgs& args, std::size_t row) noexcept {
   const auto tile = [&](std::size_t first) {
     return reinterpret_cast<const Element*>(args.tiles[first / tokens_per_tile]);
   };
-  for (std::size_t first = 0; first < num_visible; first += tokens_per_tile) {
+  for (std::size_t first = visible.first_in_tiles(); first < visible.end; first += tokens_per_tile) {
     Cache::score(q, tile(first), head_dim, scores + first);
   }
-  for (std::size_t j = 0; j < num_visible; ++j) scores[j] *= args.scale;
-  softmax<Cache>(scores, num_visible, args.result.max[row], args.result.sum[row]);
+  for (std::size_t j = visible.first; j < visible.end; ++j) scores[j] *= args.scale;
+  softmax<Cache>(scores, visible, args.result.max[row], args.result.sum[row]);
   std::fill(weighted, weighted + head_dim, 0.0f);
-  for (std::size_t first = 0; first < num_visible; first += tokens_per_tile) {
-    const std::size_t num_tokens = std::min(tokens_per_tile, num_visible - first);
-    Cache::add_values(scores + first, tile(first) + k_elements, num_tokens, head_dim, weighted);
+  for (std::size_t first = visible.first_in_tiles(); first < visible.end; first += tokens_per_tile) {
+    const std::size_t begin = std::max(first, visible.first) - first;
+    const std::size_t end = std::min(tokens_per_tile, visible.end - first);
+    Cache::add_values(scores + first, tile(first) + k_elements, begin, end, head_dim, weighted);
   }
 }
 

@@ -34,7 +34,7 @@ std::size_t floats_per_split(const QueryBlock& block, const PagedAttentionShape&
 
 // In tokens x rows.
 std::size_t cost_of(const QueryBlock& block, const PagedAttentionShape& shape) noexcept {
-  return block.num_visible() * (num_rows(block, shape) + read_cost_in_rows);
+  return (block.end_visible() - block.first_visible) * (num_rows(block, shape) + read_cost_in_rows);
 }
 
 // Calls f(QueryBlock) for all blocks of the step.
@@ -51,9 +51,13 @@ void for_each_block(const PagedAttentionArgs& args, const F& f) {
                          .first_token = token,
                          .num_tokens = std::min(step, end - token),
                          .position = first_position(args, s) + token - begin,
+                         .first_visible = 0,
+                         .first_split = 0,
                          .num_splits = 0,
                          .partials = nullptr};
-        block.num_splits = ceil_div(block.num_visible(), tokens_per_split);
+        block.first_visible = args.shape.first_visible(block.position);
+        block.first_split = block.first_visible / tokens_per_split;
+        block.num_splits = ceil_div(block.end_visible(), tokens_per_split) - block.first_split;
         f(block);
       }
     }
@@ -109,8 +113,8 @@ AttentionPlan plan_attention(const PagedAttentionArgs& args, std::size_t threads
     }
     for (std::size_t t = 0; t < num_tasks; ++t) {
       tasks[plan.num_tasks++] = {.block = &block,
-                                 .first_split = t * block.num_splits / num_tasks,
-                                 .end_split = (t + 1) * block.num_splits / num_tasks,
+                                 .first_split = block.first_split + t * block.num_splits / num_tasks,
+                                 .end_split = block.first_split + (t + 1) * block.num_splits / num_tasks,
                                  .cost = cost_of(block, shape) / num_tasks};
     }
   });
@@ -121,7 +125,7 @@ AttentionPlan plan_attention(const PagedAttentionArgs& args, std::size_t threads
 
 SplitResult partial_result(const QueryBlock& block, const PagedAttentionShape& shape, std::size_t split) noexcept {
   const std::size_t rows = num_rows(block, shape);
-  float* const first = block.partials + split * floats_per_split(block, shape);
+  float* const first = block.partials + (split - block.first_split) * floats_per_split(block, shape);
   return {.max = first, .sum = first + rows, .weighted = first + 2 * rows};
 }
 

@@ -19,15 +19,17 @@ struct QueryBlock {
   std::size_t kv_head;
   std::size_t first_token;  // of the packed tokens
   std::size_t num_tokens;
-  std::size_t position;    // absolute, of the first token
-  std::size_t num_splits;  // of the context, up to the one that holds the last token
-  float* partials;         // results of all splits, if several tasks share the block; else null
+  std::size_t position;       // absolute, of the first token
+  std::size_t first_visible;  // the first position that any token sees: that of the first token
+  std::size_t first_split;    // of the context: the one that holds first_visible
+  std::size_t num_splits;     // from there to the one that holds the last token
+  float* partials;            // results of all those splits, if several tasks share the block; else null
 
-  // Tokens of the context that the block's last token sees.
-  std::size_t num_visible() const noexcept { return position + num_tokens; }
+  // Behind the last position that any token sees.
+  std::size_t end_visible() const noexcept { return position + num_tokens; }
 };
 
-// Splits first_split .. end_split - 1 of a block.
+// Splits first_split .. end_split - 1 of the context, for a block.
 struct AttendTask {
   const QueryBlock* block;
   std::size_t first_split;
@@ -48,7 +50,7 @@ struct AttentionPlan {
 
 AttentionPlan plan_attention(const PagedAttentionArgs& args, std::size_t threads, Scratch& scratch);
 
-// Where split `split` of a block with partials goes: num_rows maxima, then sums, then weighted values.
+// Where split `split` of the context goes, of a block with partials: num_rows maxima, then sums, then weighted values.
 SplitResult partial_result(const QueryBlock& block, const PagedAttentionShape& shape, std::size_t split) noexcept;
 
 }  // namespace precast

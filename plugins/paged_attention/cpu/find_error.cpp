@@ -43,7 +43,8 @@ std::string find_error_of_sequence(const PagedAttentionArgs& args, std::size_t s
            text(num_used) + " blocks of " + text(per_block) + ", but the block table holds " +
            text(args.block_table_width);
   }
-  for (std::size_t b = 0; b < num_used; ++b) {
+  const std::size_t first_seen = args.shape.first_visible(first_position(args, s));
+  for (std::size_t b = first_seen / per_block; b < num_used; ++b) {
     const std::int32_t block = args.block_tables[s * args.block_table_width + b];
     if (block < 0 || static_cast<std::size_t>(block) >= args.num_blocks) {
       return "PagedAttention: block_tables[" + text(s) + "][" + text(b) + "] is " + text(block) + "; the pool has " +

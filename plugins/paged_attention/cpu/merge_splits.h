@@ -15,6 +15,14 @@ struct RowResult {
   float* weighted;  // [head_dim]
 };
 
+// Takes over the first split of a row.
+[[maybe_unused]] static inline void start(const RowResult& total, const RowResult& split,
+                                          std::size_t head_dim) noexcept {
+  total.max = split.max;
+  total.sum = split.sum;
+  for (std::size_t d = 0; d < head_dim; ++d) total.weighted[d] = split.weighted[d];
+}
+
 // Adds the next split of the row, in ascending order, to those before it.
 [[maybe_unused]] static inline void merge(const RowResult& total, const RowResult& split,
                                           std::size_t head_dim) noexcept {

@@ -18,20 +18,28 @@ namespace {
 constexpr std::size_t elements_per_write_task = 16 * 1024;
 constexpr std::size_t min_work_for_threads = std::size_t{1} << 20;  // AttentionPlan::total_cost x head_dim
 
-// The K tiles of one split.
+// The K tiles of one split that a block's rows see: tiles[first] .. tiles[end - 1].
 struct SplitTiles {
   const std::byte* tiles[tiles_per_split];
-  std::size_t count = 0;
+  std::size_t first = 0;
+  std::size_t end = 0;
+};
+
+// Rows of a block.
+struct RowRange {
+  std::size_t first;
+  std::size_t end;
 };
 
 // What one worker needs besides the arguments, for one block at a time.
 struct Workspace {
   SplitTiles tiles;
   SplitTiles next_tiles;
-  std::size_t* num_visible;  // [max_rows]
-  float* scores;             // [max_rows, 512]
-  SplitResult total;         // of max_rows rows: the splits so far
-  SplitResult split;         // of max_rows rows: the one after them
+  std::size_t* first_visible;  // [max_rows]
+  std::size_t* end_visible;    // [max_rows]
+  float* scores;               // [max_rows, 512]
+  SplitResult total;           // of max_rows rows: the splits so far
+  SplitResult split;           // of max_rows rows: the one after them
 };
 
 SplitResult take_result(std::size_t max_rows, std::size_t head_dim, Scratch& scratch) {
@@ -43,7 +51,8 @@ SplitResult take_result(std::size_t max_rows, std::size_t head_dim, Scratch& scr
 Workspace take_workspace(std::size_t max_rows, std::size_t head_dim, Scratch& scratch) {
   return {.tiles = {},
           .next_tiles = {},
-          .num_visible = scratch.take<std::size_t>(max_rows),
+          .first_visible = scratch.take<std::size_t>(max_rows),
+          .end_visible = scratch.take<std::size_t>(max_rows),
           .scores = scratch.take<float>(max_rows * tokens_per_split),
           .total = take_result(max_rows, head_dim, scratch),
           .split = take_result(max_rows, head_dim, scratch)};
@@ -61,7 +70,7 @@ class Attention {
     const QueryBlock& block = *task.block;
     find_tiles(block, task.first_split, workspace.tiles);
     for (std::size_t split = task.first_split; split < task.end_split; ++split) {
-      workspace.next_tiles.count = 0;
+      workspace.next_tiles.first = workspace.next_tiles.end = 0;
       if (split + 1 < task.end_split) {
         find_tiles(block, split + 1, workspace.next_tiles);
       } else if (next != nullptr) {
@@ -69,7 +78,7 @@ class Attention {
       }
       if (block.partials != nullptr) {
         attend(block, split, workspace, partial_result(block, shape_, split));
-      } else if (split == 0) {
+      } else if (split == block.first_split) {
         attend(block, split, workspace, workspace.total);
       } else {
         attend(block, split, workspace, workspace.split);
@@ -82,8 +91,9 @@ class Attention {
 
   // Merges what the tasks of a divided block left.
   void merge_partials(const QueryBlock& block) const noexcept {
-    const SplitResult total = partial_result(block, shape_, 0);
-    for (std::size_t split = 1; split < block.num_splits; ++split) {
+    const SplitResult total = partial_result(block, shape_, block.first_split);
+    for (std::size_t i = 1; i < block.num_splits; ++i) {
+      const std::size_t split = block.first_split + i;
       merge_rows(block, split, total, partial_result(block, shape_, split));
     }
     finish_rows(block, total);
@@ -92,22 +102,30 @@ class Attention {
  private:
   std::size_t num_rows(const QueryBlock& block) const noexcept { return block.num_tokens * shape_.queries_per_kv(); }
 
-  // The first row that sees anything of the split: tokens before the split do not.
-  std::size_t first_row(const QueryBlock& block, std::size_t split) const noexcept {
-    const std::size_t split_start = split * tokens_per_split;
-    return split_start <= block.position ? 0 : (split_start - block.position) * shape_.queries_per_kv();
+  // The rows that see anything of the split. Those of tokens before the split do not, nor do those whose window starts
+  // behind it.
+  RowRange rows_of(const QueryBlock& block, std::size_t split) const noexcept {
+    const std::size_t start = split * tokens_per_split;
+    const std::size_t first_token = start <= block.position ? 0 : start - block.position;
+    std::size_t end_token = block.num_tokens;
+    if (shape_.window > 0) {
+      const std::size_t behind = start + tokens_per_split + shape_.window - 1;  // the first position that sees nothing
+      end_token = std::min(end_token, behind - block.position);
+    }
+    return {first_token * shape_.queries_per_kv(), end_token * shape_.queries_per_kv()};
   }
 
-  // The tiles that a block's rows see of a split.
+  // The tiles that a block's rows see of a split. Entries of the block table for others are not looked at.
   void find_tiles(const QueryBlock& block, std::size_t split, SplitTiles& found) const noexcept {
     const std::size_t tiles_per_block = shape_.tokens_per_block / tokens_per_tile;
-    const std::size_t first = split * tokens_per_split;
-    const std::size_t num_tokens = std::min(tokens_per_split, block.num_visible() - first);
-    found.count = (num_tokens + tokens_per_tile - 1) / tokens_per_tile;
+    const std::size_t start = split * tokens_per_split;
+    found.first = (std::max(start, block.first_visible) - start) / tokens_per_tile;
+    found.end = (std::min(tokens_per_split, block.end_visible() - start) + tokens_per_tile - 1) / tokens_per_tile;
+    const std::size_t first = start + found.first * tokens_per_tile;
     const std::int32_t* entry =
         args_.block_tables + block.sequence * args_.block_table_width + first / shape_.tokens_per_block;
     std::size_t tile = first % shape_.tokens_per_block / tokens_per_tile;
-    for (std::size_t t = 0; t < found.count; ++t) {
+    for (std::size_t t = found.first; t < found.end; ++t) {
       found.tiles[t] = find_tile(args_, *entry, block.kv_head, tile);
       if (++tile == tiles_per_block) {
         tile = 0;
@@ -116,26 +134,28 @@ class Attention {
     }
   }
 
-  // Row r's result goes to index r - first_row(block, split).
+  // Row r's result goes to index r - rows_of(block, split).first.
   void attend(const QueryBlock& block, std::size_t split, Workspace& workspace,
               const SplitResult& result) const noexcept {
     const std::size_t group = shape_.queries_per_kv();
     const std::size_t split_start = split * tokens_per_split;
-    const std::size_t first = first_row(block, split);
-    const std::size_t rows = num_rows(block) - first;
-    for (std::size_t r = 0; r < rows; ++r) {
-      const std::size_t position = block.position + (first + r) / group;
-      workspace.num_visible[r] = std::min(tokens_per_split, position + 1 - split_start);
+    const RowRange rows = rows_of(block, split);
+    for (std::size_t r = rows.first; r < rows.end; ++r) {
+      const std::size_t position = block.position + r / group;
+      workspace.first_visible[r - rows.first] = std::max(split_start, shape_.first_visible(position)) - split_start;
+      workspace.end_visible[r - rows.first] = std::min(tokens_per_split, position + 1 - split_start);
     }
-    const std::size_t q_row = (block.kv_head * args_.num_tokens + block.first_token) * group + first;
+    const std::size_t q_row = (block.kv_head * args_.num_tokens + block.first_token) * group + rows.first;
     attend_split_({.head_dim = shape_.head_dim,
                    .scale = shape_.scale,
-                   .num_rows = rows,
+                   .num_rows = rows.end - rows.first,
                    .q = q_ + q_row * shape_.head_dim * shape_.element_bytes(),
-                   .num_visible = workspace.num_visible,
+                   .first_visible = workspace.first_visible,
+                   .end_visible = workspace.end_visible,
                    .tiles = workspace.tiles.tiles,
                    .next_tiles = workspace.next_tiles.tiles,
-                   .num_next_tiles = workspace.next_tiles.count,
+                   .first_next_tile = workspace.next_tiles.first,
+                   .end_next_tile = workspace.next_tiles.end,
                    .scores = workspace.scores,
                    .result = result});
   }
@@ -146,9 +166,15 @@ class Attention {
 
   void merge_rows(const QueryBlock& block, std::size_t split, const SplitResult& total,
                   const SplitResult& result) const noexcept {
-    const std::size_t first = first_row(block, split);
-    for (std::size_t r = first; r < num_rows(block); ++r) {
-      merge(row_of(total, r), row_of(result, r - first), shape_.head_dim);
+    const RowRange rows = rows_of(block, split);
+    for (std::size_t r = rows.first; r < rows.end; ++r) {
+      const RowResult row = row_of(result, r - rows.first);
+      const std::size_t position = block.position + r / shape_.queries_per_kv();
+      if (shape_.first_visible(position) / tokens_per_split == split) {  // the first split that this row sees
+        start(row_of(total, r), row, shape_.head_dim);
+      } else {
+        merge(row_of(total, r), row, shape_.head_dim);
+      }
     }
   }
 

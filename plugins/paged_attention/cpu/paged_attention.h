@@ -32,7 +32,12 @@ struct PagedAttentionShape {
   KvLayout kv_layout = KvLayout::f32;
   float scale = 1.0f;
   float rope_scaling = 1.0f;
+  std::size_t window = 0;  // positions that a row sees, its own included; 0: all
 
+  // The first position that a row at `position` sees: w of the schema.
+  std::size_t first_visible(std::size_t position) const noexcept {
+    return window == 0 || position < window ? 0 : position - window + 1;
+  }
   std::size_t queries_per_kv() const noexcept { return num_heads / num_kv_heads; }
   std::size_t qkv_features() const noexcept { return (num_heads + 2 * num_kv_heads) * head_dim; }
   std::size_t element_bytes() const noexcept { return kv_layout == KvLayout::f32 ? 4 : 2; }

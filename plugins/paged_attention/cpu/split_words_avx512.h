@@ -79,6 +79,10 @@ struct Split {
   float* weighted(std::size_t row) const noexcept { return args.result.weighted + row * head_dim; }
   const float* k_tile(std::size_t tile) const noexcept { return reinterpret_cast<const float*>(args.tiles[tile]); }
   const float* v_tile(std::size_t tile) const noexcept { return k_tile(tile) + q_words * num_lanes; }
+  // Whether next_tiles has this tile.
+  bool is_next(std::size_t tile) const noexcept {
+    return tile >= args.first_next_tile && tile < args.end_next_tile;
+  }
 
   const AttendSplitArgs& args;
   std::size_t head_dim;
@@ -104,6 +108,7 @@ void with_constant(std::size_t n, const F& f) noexcept {
 }
 
 std::size_t smaller(std::size_t a, std::size_t b) noexcept { return a < b ? a : b; }
+std::size_t larger(std::size_t a, std::size_t b) noexcept { return a > b ? a : b; }
 
 // Tiles that hold `num_tokens` tokens, the last one perhaps in part.
 std::size_t tiles_of(std::size_t num_tokens) noexcept { return (num_tokens + tokens_per_tile - 1) / tokens_per_tile; }

@@ -33,11 +33,13 @@ std::string NodeInfo::input_name(std::size_t index) const {
   });
 }
 
-std::size_t NodeInfo::positive_integer(const char* attribute, std::int64_t maximum) const {
+std::size_t NodeInfo::integer(const char* attribute, std::int64_t minimum, std::int64_t maximum) const {
   std::int64_t value = 0;
   ort::check(api_, api_.KernelInfoGetAttribute_int64(&info_, attribute, &value),
              concat("read the integer ", attribute, " of ", description_));
-  if (value < 1 || value > maximum) refuse(attribute, " is ", value, "; it must be in [1, ", maximum, "]");
+  if (value < minimum || value > maximum) {
+    refuse(attribute, " is ", value, "; it must be in [", minimum, ", ", maximum, "]");
+  }
   return static_cast<std::size_t>(value);
 }
 

@@ -23,7 +23,11 @@ class NodeInfo {
   std::string input_name(std::size_t index) const;
 
   /// In [1, maximum]. The default bound keeps a product of two from overflowing.
-  std::size_t positive_integer(const char* attribute, std::int64_t maximum = INT32_MAX) const;
+  std::size_t positive_integer(const char* attribute, std::int64_t maximum = INT32_MAX) const {
+    return integer(attribute, 1, maximum);
+  }
+  /// In [minimum, maximum], where 0 <= minimum.
+  std::size_t integer(const char* attribute, std::int64_t minimum, std::int64_t maximum) const;
   float finite_number(const char* attribute) const;
   std::string text(const char* attribute) const;
 

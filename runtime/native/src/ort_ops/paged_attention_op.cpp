@@ -35,7 +35,8 @@ PagedAttentionShape read_shape(const NodeInfo& node) {
                                   .tokens_per_block = node.positive_integer("tokens_per_block", max_extent),
                                   .kv_layout = read_kv_layout(node),
                                   .scale = node.finite_number("scale"),
-                                  .rope_scaling = node.finite_number("rope_scaling")};
+                                  .rope_scaling = node.finite_number("rope_scaling"),
+                                  .window = node.integer("window", 0, INT32_MAX)};
   const std::string problem = find_error(shape);
   if (!problem.empty()) node.refuse(problem);
   return shape;
