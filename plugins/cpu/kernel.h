@@ -13,8 +13,8 @@
 
 namespace precast {
 
-// The sets of instructions that kernels are written for, each one with all of those before it. Results are the same, bit
-// for bit, on every machine and for every batch within one level; between levels they may differ by rounding.
+// The sets of instructions that kernels are written for, each one with all of those before it. Results are the same,
+// bit for bit, on every machine and for every batch within one level; between levels they may differ by rounding.
 enum class KernelLevel {
   portable,  // standard C++: any processor
   avx2,      // x86-64 with AVX2, FMA and F16C

@@ -55,7 +55,8 @@ TEST("kernel level: one that the processor lacks is refused, with what is missin
            "kernel_level is \"avx512\", which this processor cannot run, for it has no AVX512F; its best is avx2");
   const EnvironmentScope set("avx2");
   CHECK_EQ(refusal("", ProcessorFeatures{}),
-           "PRECAST_KERNEL_LEVEL is \"avx2\", which this processor cannot run, for it has no AVX2; its best is portable");
+           "PRECAST_KERNEL_LEVEL is \"avx2\", which this processor cannot run, for it has no AVX2; its best is "
+           "portable");
 }
 
 TEST("kernel level: a name that is none is refused with those there are") {

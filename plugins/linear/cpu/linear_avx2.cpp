@@ -12,8 +12,8 @@ constexpr std::size_t num_lanes = 8;
 
 __m256 broadcast(LinearUnit unit) noexcept { return _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(unit))); }
 
-// One input of each row times a line's part of it: sums[r][v] += x[r] * weights(v). Whichever there are fewer of, rows or
-// vectors, stays in registers beside the sums.
+// One input of each row times a line's part of it: sums[r][v] += x[r] * weights(v). Whichever there are fewer of, rows
+// or vectors, stays in registers beside the sums.
 template <std::size_t rows, std::size_t vectors, typename Weights>
 void add_products(const LinearUnit* x, const Weights& weights, __m256 (&sums)[rows][vectors]) noexcept {
   if constexpr (vectors < rows) {
@@ -41,8 +41,8 @@ void add_products(const LinearUnit* x, const Weights& weights, __m256 (&sums)[ro
 
 // The two layouts: how a line is added to the sums, in the order of the schema. `x` is the rows' part of the line,
 // lines(v) points to the weights of 8 outputs. Of the 16 registers, sum_registers is what the compiler can keep sums in
-// beside the rest; 8 keep two multipliers of a latency of 4 busy, 10 of 5. Whether to prefetch was measured: it made 2 to 5
-// rows of bf16 up to a third faster, and fp32 and single rows slower.
+// beside the rest; 8 keep two multipliers of a latency of 4 busy, 10 of 5. Whether to prefetch was measured: it made 2
+// to 5 rows of bf16 up to a third faster, and fp32 and single rows slower.
 struct F32 {
   static constexpr std::size_t units_per_line = 1;
   static constexpr std::size_t sum_registers = 12;
