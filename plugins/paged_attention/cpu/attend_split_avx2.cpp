@@ -11,6 +11,10 @@ struct Avx2 {
     __m256 low;
     __m256 high;
   };
+  // A number and not two masks: nearly always it is all lanes, for which there are plain loads and stores.
+  struct Lanes {
+    std::size_t count;
+  };
   static constexpr std::size_t half = num_lanes / 2;
 
   // Of the 16 registers 8 hold sums: a line of bf16 takes four when it has become fp32.
@@ -20,22 +24,23 @@ struct Avx2 {
   static Line zero() noexcept { return broadcast(0.0f); }
   static Line broadcast(float x) noexcept { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
   static Line load(const float* from) noexcept { return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + half)}; }
-  static Line load_first(const float* from, std::size_t count) noexcept {
-    if (count >= num_lanes) return load(from);
-    return {precast::load_first(from, count), precast::load_first(from + half, without_first(half, count))};
-  }
   static void store(float* to, Line line) noexcept {
     _mm256_storeu_ps(to, line.low);
     _mm256_storeu_ps(to + half, line.high);
   }
-  static void store_first(float* to, std::size_t count, Line line) noexcept {
-    precast::store_first(to, count, line.low);
-    precast::store_first(to + half, without_first(half, count), line.high);
+  static Lanes first_lanes(std::size_t count) noexcept { return {count}; }
+  static Line load(const float* from, Lanes lanes) noexcept {
+    if (lanes.count >= num_lanes) return load(from);
+    return {load_first(from, lanes.count), load_first(from + half, without_first(half, lanes.count))};
   }
-  static Line first_of(std::size_t count, Line first, Line others) noexcept {
-    const __m256 is_low = _mm256_castsi256_ps(first_lanes(count));
-    const __m256 is_high = _mm256_castsi256_ps(first_lanes(without_first(half, count)));
-    return {_mm256_blendv_ps(others.low, first.low, is_low), _mm256_blendv_ps(others.high, first.high, is_high)};
+  static void store(float* to, Lanes lanes, Line line) noexcept {
+    store_first(to, lanes.count, line.low);
+    store_first(to + half, without_first(half, lanes.count), line.high);
+  }
+  static Line choose(Lanes lanes, Line a, Line b) noexcept {
+    const __m256 low = _mm256_castsi256_ps(precast::first_lanes(lanes.count));
+    const __m256 high = _mm256_castsi256_ps(precast::first_lanes(without_first(half, lanes.count)));
+    return {_mm256_blendv_ps(b.low, a.low, low), _mm256_blendv_ps(b.high, a.high, high)};
   }
   static Line masked(Line line, Word bits) noexcept {
     const __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(bits)));

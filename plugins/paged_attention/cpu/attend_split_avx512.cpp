@@ -7,6 +7,7 @@ namespace {
 
 struct Avx512 {
   using Line = __m512;
+  using Lanes = __mmask16;
 
   // Of the 32 registers 24 hold sums.
   static constexpr std::size_t max_rows = 6;
@@ -15,16 +16,11 @@ struct Avx512 {
   static Line zero() noexcept { return _mm512_setzero_ps(); }
   static Line broadcast(float x) noexcept { return _mm512_set1_ps(x); }
   static Line load(const float* from) noexcept { return _mm512_loadu_ps(from); }
-  static Line load_first(const float* from, std::size_t count) noexcept {
-    return _mm512_maskz_loadu_ps(first_lanes(count), from);
-  }
   static void store(float* to, Line line) noexcept { _mm512_storeu_ps(to, line); }
-  static void store_first(float* to, std::size_t count, Line line) noexcept {
-    _mm512_mask_storeu_ps(to, first_lanes(count), line);
-  }
-  static Line first_of(std::size_t count, Line first, Line others) noexcept {
-    return _mm512_mask_mov_ps(others, first_lanes(count), first);
-  }
+  static Lanes first_lanes(std::size_t count) noexcept { return precast::first_lanes(count); }
+  static Line load(const float* from, Lanes lanes) noexcept { return _mm512_maskz_loadu_ps(lanes, from); }
+  static void store(float* to, Lanes lanes, Line line) noexcept { _mm512_mask_storeu_ps(to, lanes, line); }
+  static Line choose(Lanes lanes, Line a, Line b) noexcept { return _mm512_mask_mov_ps(b, lanes, a); }
   static Line masked(Line line, Word bits) noexcept {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(line), _mm512_set1_epi32(static_cast<int>(bits))));
   }

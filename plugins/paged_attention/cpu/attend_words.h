@@ -3,8 +3,10 @@
 //
 // A level says how it computes with lines in a struct `Vectors`:
 //
-//     Line, zero(), broadcast(x), load(p), load_first(p, n), store(p, line), store_first(p, n, line)
-//     first_of(n, a, b): the first n lanes of a, the others of b;  masked(line, word): every lane's bits & word
+//     Line, zero(), broadcast(x), load(p), store(p, line)
+//     first_lanes(n): the first n lanes, or all of them if n is larger; load(p, lanes) with zeros in the others,
+//     store(p, lanes, line), choose(lanes, a, b): these lanes of a, the others of b
+//     masked(line, word): every lane's bits & word
 //     add, subtract, multiply, max, exp; sum_of_lanes (l[i] + l[i+8], then + 4, 2, 1), max_of_lanes
 //     max_rows, columns_at_once(rows): how many sums the registers hold beside a line of each column and a word
 //
@@ -114,11 +116,11 @@ void softmax_row(const Split<Cache>& split, std::size_t row) noexcept {
   float* const scores = split.scores(row);
   const std::size_t first_tile = split.args.first_visible[row] / num_lanes;
   const std::size_t last_tile = (split.args.end_visible[row] - 1) / num_lanes;
-  const std::size_t num_before = split.args.first_visible[row] - first_tile * num_lanes;
-  const std::size_t num_last = split.args.end_visible[row] - last_tile * num_lanes;
+  const auto lanes_before = Vectors::first_lanes(split.args.first_visible[row] - first_tile * num_lanes);
+  const auto last_lanes = Vectors::first_lanes(split.args.end_visible[row] - last_tile * num_lanes);
   const Line minus_infinity = Vectors::broadcast(-__builtin_inff());
-  Vectors::store_first(scores + first_tile * num_lanes, num_before, minus_infinity);
-  const Line last = Vectors::first_of(num_last, Vectors::load(scores + last_tile * num_lanes), minus_infinity);
+  Vectors::store(scores + first_tile * num_lanes, lanes_before, minus_infinity);
+  const Line last = Vectors::choose(last_lanes, Vectors::load(scores + last_tile * num_lanes), minus_infinity);
   Line largest = last;
   for (std::size_t t = first_tile; t < last_tile; ++t) {
     largest = Vectors::max(largest, Vectors::load(scores + t * num_lanes));
@@ -144,12 +146,15 @@ void add_block(const Split<Cache>& split, std::size_t first_row, std::size_t fir
   using Vectors = typename Cache::Vectors;
   constexpr std::size_t v_rows_per_tile = Split<Cache>::v_rows_per_tile;
   const std::size_t first_d = first_column * num_lanes;
-  const auto count = [&](std::size_t c) noexcept { return split.head_dim - first_d - c * num_lanes; };
+  typename Vectors::Lanes lanes[Columns];
+  PRECAST_UNROLL for (std::size_t c = 0; c < Columns; ++c) {
+    lanes[c] = Vectors::first_lanes(split.head_dim - first_d - c * num_lanes);
+  }
   typename Vectors::Line sums[Rows][Columns];
   PRECAST_UNROLL for (std::size_t r = 0; r < Rows; ++r) {
     const float* const weighted = split.weighted(first_row + r) + first_d;
     PRECAST_UNROLL for (std::size_t c = 0; c < Columns; ++c) {
-      sums[r][c] = Vectors::load_first(weighted + c * num_lanes, count(c));
+      sums[r][c] = Vectors::load(weighted + c * num_lanes, lanes[c]);
     }
   }
   const Word* const probabilities = split.probabilities(first_row);
@@ -163,12 +168,12 @@ void add_block(const Split<Cache>& split, std::size_t first_row, std::size_t fir
     }
     const float* const v = split.v_tile(tile) + row_in_tile * split.head_dim + first_d;
     add_products<Cache>([&](std::size_t r) noexcept { return probabilities[r * tokens_per_split + v_row]; },
-                        [&](std::size_t c) noexcept { return Vectors::load_first(v + c * num_lanes, count(c)); }, sums);
+                        [&](std::size_t c) noexcept { return Vectors::load(v + c * num_lanes, lanes[c]); }, sums);
   }
   PRECAST_UNROLL for (std::size_t r = 0; r < Rows; ++r) {
     float* const weighted = split.weighted(first_row + r) + first_d;
     PRECAST_UNROLL for (std::size_t c = 0; c < Columns; ++c) {
-      Vectors::store_first(weighted + c * num_lanes, count(c), sums[r][c]);
+      Vectors::store(weighted + c * num_lanes, lanes[c], sums[r][c]);
     }
   }
 }
@@ -201,10 +206,10 @@ void add_half_pair(const Split<Cache>& split, std::size_t row, std::size_t v_row
   float* const weighted = split.weighted(row);
   const Word word = split.probabilities(row)[v_row] & half;
   for (std::size_t d = 0; d < split.head_dim; d += num_lanes) {
-    const std::size_t count = split.head_dim - d;
-    const auto line = Vectors::masked(Vectors::load_first(v + d, count), half);
-    const auto sum = Cache::multiply_add(word, line, Vectors::load_first(weighted + d, count));
-    Vectors::store_first(weighted + d, count, sum);
+    const auto lanes = Vectors::first_lanes(split.head_dim - d);
+    const auto line = Vectors::masked(Vectors::load(v + d, lanes), half);
+    const auto sum = Cache::multiply_add(word, line, Vectors::load(weighted + d, lanes));
+    Vectors::store(weighted + d, lanes, sum);
   }
 }
 
