@@ -119,8 +119,7 @@ typedef struct precast_engine_options {
   /* Bytes of KV cache over all layers. 0: half of the memory that is available, at most what max_batch_size sequences of
    * max_seq_len tokens can fill. Memory is reserved at once and occupied as it is used. */
   uint64_t kv_cache_bytes;
-  /* "portable", "avx2" or "avx512"; NULL: the environment variable PRECAST_KERNEL_LEVEL, else the best this processor
-   * has. */
+  /* "portable", "avx2" or "avx512"; NULL: the environment variable PRECAST_KERNEL_LEVEL, else the best of the processor. */
   const char *kernel_level;
 } precast_engine_options_t;
 
