@@ -86,10 +86,11 @@ multiplied, so a NaN or infinity in a token that a row does not see does not cha
 nothing to l counts as 0, and tiles in which a row sees nothing are left out.
 
 In a bf16 cache the sums over d and j go pair by pair (dims 2i and 2i+1; positions 2i and 2i+1), the odd one of a pair
-first, as VDPBF16PS does; products are exact in fp32. Kernel levels differ: avx512 takes subnormal numbers for zero in
-these sums and, in an fp32 cache, fuses multiplications with additions; and exp may differ in its last bit. Within one
-level nothing else enters: a row's bits are a function of its q, of the stored k and v of positions w .. p, and of p.
-Not of the other rows, the chunk that a token arrived in, block ids, tokens_per_block or the number of threads.
+first, as VDPBF16PS does; products are exact in fp32. Kernel levels differ: in an fp32 cache avx2 and avx512 fuse
+multiplications with additions; in a bf16 cache avx512 takes subnormal numbers for zero in these sums, the other levels
+keep them; and exp may differ in its last bit. Within one level nothing else enters: a row's bits are a function of its
+q, of the stored k and v of positions w .. p, and of p. Not of the other rows, the chunk that a token arrived in, block
+ids, tokens_per_block or the number of threads.
 
 Sources: Su et al., "RoFormer", 2021, https://arxiv.org/abs/2104.09864 (rotary embedding); Kwon et al.,
 "PagedAttention", 2023, https://arxiv.org/abs/2309.06180 (block pool); Dao et al., "FlashAttention", 2022,

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from precast.plugins.paged_attention.reference import paged_attention
 from precast.plugins.paged_attention.schema import KV_LAYOUTS, NAME, PagedAttentionAttributes
-from tests.plugins.op_session import levels_of_this_machine, run_op
+from tests.kernel_levels import LEVELS
+from tests.plugins.op_session import run_op
 
 Float32 = NDArray[np.float32]
 
@@ -23,7 +24,7 @@ def relative_error(a: Float32, b: Float32) -> float:
     return float(np.abs(a - b).max() / np.abs(b).max())
 
 
-@pytest.mark.parametrize("level", levels_of_this_machine())
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("layout", KV_LAYOUTS)
 @pytest.mark.parametrize(("rotary_dim", "window"), [(0, 0), (16, 0), (24, 0), (0, 33), (24, 530)])
 def test_the_kernel_is_the_reference(

@@ -24,7 +24,8 @@ from precast.plugins.paged_attention.reference import paged_attention
 from precast.plugins.paged_attention.schema import KV_LAYOUTS, PagedAttentionAttributes
 from precast.plugins.rms_norm import schema as rms_norm_op
 from precast.plugins.rms_norm.reference import rms_norm
-from tests.op_session import LEVELS, REFUSED, OpSession, session_options
+from tests.kernel_levels import LEVELS
+from tests.op_session import REFUSED, OpSession, session_options
 
 Float32 = NDArray[np.float32]
 
@@ -276,5 +277,5 @@ def test_wrong_inputs_of_paged_attention(portable: Any) -> None:
 
 
 def test_an_unknown_kernel_level_is_refused_when_the_ops_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(REFUSED, match='PRECAST_KERNEL_LEVEL is "sse2"; the levels are portable and avx512'):
+    with pytest.raises(REFUSED, match='PRECAST_KERNEL_LEVEL is "sse2"; the levels are portable, avx2 and avx512'):
         session_options(monkeypatch, "sse2")

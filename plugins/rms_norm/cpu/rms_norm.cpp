@@ -16,6 +16,7 @@ using RowKernel = void (*)(const RmsNormRow&) noexcept;
 RowKernel row_kernel([[maybe_unused]] KernelLevel level) noexcept {
 #ifdef PRECAST_X86
   if (level == KernelLevel::avx512) return rms_norm_row_avx512;
+  if (level == KernelLevel::avx2) return rms_norm_row_avx2;
 #endif
   return rms_norm_row_portable;
 }

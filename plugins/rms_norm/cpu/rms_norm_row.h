@@ -21,6 +21,7 @@ struct RmsNormRow {
 };
 
 void rms_norm_row_portable(const RmsNormRow& row) noexcept;
+void rms_norm_row_avx2(const RmsNormRow& row) noexcept;
 void rms_norm_row_avx512(const RmsNormRow& row) noexcept;
 
 }  // namespace precast
