@@ -155,6 +155,7 @@ ATTENTION: dict[str, Any] = {
     "tokens_per_block": 16,
     "rope_scaling": 1.0,
     "window": 0,
+    "qk_norm_epsilon": 0.0,
 }
 INT32 = np.zeros(1, np.int32)
 
@@ -183,6 +184,7 @@ def test_bad_attributes_of_linear(portable: Any, changes: dict[str, Any], messag
         ({"kv_layout": "kv16.f16/1"}, 'kv_layout is "kv16.f16/1"; version 1 knows kv16.f32/1 and kv16.bf16/1'),
         ({"scale": float("inf")}, "scale is inf; it must be finite"),
         ({"rope_scaling": float("nan")}, "rope_scaling is -?nan; it must be finite"),
+        ({"qk_norm_epsilon": -1.0}, "qk_norm_epsilon must be finite and not negative"),
         ({"window": -1}, r"window is -1; it must be in \[0, 2147483647\]"),
     ],
 )
