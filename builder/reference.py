@@ -91,12 +91,14 @@ class ReferenceModel:
             TOKENS_PER_BLOCK,
             rope_scaling,
             attention.window or 0,
+            0.0 if attention.qk_norm is None else attention.qk_norm.norm.epsilon,
         )
         num_tokens = len(x_TH)
         blocks = np.arange(-(-num_tokens // TOKENS_PER_BLOCK), dtype=np.int32)
         starts, lengths = np.array([0, num_tokens], np.int32), np.array([num_tokens], np.int32)
         pool = np.zeros((len(blocks), attributes.block_bytes), np.uint8)
-        heads = paged_attention(qkv, starts, lengths, blocks[None], pool, attributes, inv_freq)
+        norms = () if attention.qk_norm is None else tuple(self._plain(f"{name}.{part}_norm.weight") for part in "qk")
+        heads = paged_attention(qkv, starts, lengths, blocks[None], pool, attributes, inv_freq, *norms)
         return self._linear(heads, f"{name}.o", attention.output_bias)
 
     def _feed_forward(self, mlp: MlpConfig, x_TH: Float32, name: str) -> Float32:

@@ -3,6 +3,7 @@
     embedding.weight                                 [rows, hidden]
     layers.{i}.mixer_norm.weight                     [hidden]
     layers.{i}.attention.{q,k,v,o}.{weight,bias}     [out, in], [out]
+    layers.{i}.attention.{q,k}_norm.weight           [head_dim], or [out] where all heads are normed together
     layers.{i}.feed_forward_norm.weight              [hidden]
     layers.{i}.feed_forward.{gate,up,down}.{weight,bias}
     final_norm.weight                                [hidden]
@@ -73,6 +74,10 @@ def _attention(attention: AttentionConfig, hidden_size: int) -> Iterator[tuple[s
     yield from _linear("attention.k", kv_size, hidden_size, key_bias)
     yield from _linear("attention.v", kv_size, hidden_size, attention.qkv_bias)
     yield from _linear("attention.o", hidden_size, q_size, attention.output_bias)
+    if attention.qk_norm is not None:
+        per_head = attention.qk_norm.scope == "head"
+        yield from _norm("attention.q_norm", attention.qk_norm.norm, attention.head_dim if per_head else q_size)
+        yield from _norm("attention.k_norm", attention.qk_norm.norm, attention.head_dim if per_head else kv_size)
 
 
 def _mlp(mlp: MlpConfig, hidden_size: int) -> Iterator[tuple[str, Shape]]:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from precast.runtime.library import library_path
+from tests.kernel_levels import skip_what_cannot_run
 
 Array = NDArray[Any]
 
-LEVELS = ("portable", "avx512")
 _errors = onnxruntime.capi.onnxruntime_pybind11_state
 REFUSED = (_errors.Fail, _errors.RuntimeException, RuntimeError)
 """What onnxruntime raises where an op answers with an error: in a step, or when the session is made."""
@@ -35,9 +35,8 @@ def session_options(monkeypatch: pytest.MonkeyPatch, level: str) -> Any:
     try:
         options.register_custom_ops_library(str(library_path()))
     except REFUSED as error:
-        if "which this processor cannot run" not in str(error):
-            raise
-        pytest.skip(str(error))
+        skip_what_cannot_run(error)
+        raise
     return options
 
 

@@ -2,6 +2,8 @@
 
     x -> q, k, v (Linear) -> Concat -> PagedAttention -> o (Linear)
 
+The op norms and rotates queries and keys itself, so q, k and v can become one Linear.
+
 x is [num_tokens, hidden_size], q [num_tokens, num_heads * head_dim], k and v [num_tokens, num_kv_heads * head_dim].
 """
 
@@ -26,11 +28,14 @@ def emit_attention(emitter: Emitter, attention: AttentionConfig, x: ir.Value, na
         tokens_per_block=emitter.plan.tokens_per_block,
         rope_scaling=rope_scaling,
         window=window or 0,
+        qk_norm_epsilon=0.0 if attention.qk_norm is None else attention.qk_norm.norm.epsilon,
     )
     step = emitter.inputs
     qkv = _emit_qkv(emitter, attention, x, name)
     block_tables, pool = emitter.kv_cache(attributes.kv_layout, attributes.block_bytes, window)
     inputs = [qkv, step.query_starts, step.context_lengths, block_tables, pool, inv_freq]
+    if attention.qk_norm is not None:
+        inputs += [emitter.plain_weight(f"{name}.{part}_norm.weight", (attention.head_dim,)) for part in "qk"]
     heads = emitter.op(paged_attention, attributes, inputs, name, attention.num_heads * attention.head_dim)
     return emitter.linear(heads, f"{name}.o", num_features(x), bias=attention.output_bias)
 

@@ -21,6 +21,7 @@ from precast.checkpoints.model_config import (
     MlpConfig,
     ModelConfig,
     NormConfig,
+    QkNormConfig,
     RopeConfig,
     YarnScaling,
 )
@@ -83,7 +84,9 @@ IMPLEMENTED: Mapping[type, Mapping[str, Rule]] = {
         "key_bias": ANY,
         "output_bias": ANY,
         "window": ANY,
+        "qk_norm": kind_of(QkNormConfig, NoneType),
     },
+    QkNormConfig: {"norm": kind_of(NormConfig)},
     RopeConfig: {
         "theta": ANY,
         "rotary_dim": ANY,

@@ -4,25 +4,24 @@
 namespace precast {
 namespace {
 
-struct Named {
+// A level needs its own features and those of every level before it.
+struct Requirement {
   KernelLevel level;
+  bool ProcessorFeatures::*feature;
   std::string_view name;
 };
 
-constexpr Named levels[] = {{KernelLevel::portable, "portable"}, {KernelLevel::avx512, "avx512"}};
-
-// The compiler's run time asks CPUID, and XGETBV for whether the operating system saves the wide registers.
-bool has_avx512() noexcept {
-#ifdef PRECAST_X86
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
-         __builtin_cpu_supports("fma");
-#else
-  return false;
-#endif
-}
+constexpr Requirement requirements[] = {
+    {KernelLevel::avx2, &ProcessorFeatures::avx2, "AVX2"},
+    {KernelLevel::avx2, &ProcessorFeatures::fma, "FMA"},
+    {KernelLevel::avx2, &ProcessorFeatures::f16c, "F16C"},
+    {KernelLevel::avx512, &ProcessorFeatures::avx512f, "AVX512F"},
+    {KernelLevel::avx512, &ProcessorFeatures::avx512bw, "AVX512BW"},
+    {KernelLevel::avx512, &ProcessorFeatures::avx512dq, "AVX512DQ"},
+    {KernelLevel::avx512, &ProcessorFeatures::avx512vl, "AVX512VL"},
+    {KernelLevel::avx512, &ProcessorFeatures::avx512vnni, "AVX512_VNNI"},
+    {KernelLevel::avx512, &ProcessorFeatures::avx512bf16, "AVX512_BF16"},
+};
 
 void run_serially(void* /*backend*/, std::size_t n, ParallelFor::Task task, void* context) {
   for (std::size_t i = 0; i < n; ++i) task(context, i);
@@ -30,22 +29,37 @@ void run_serially(void* /*backend*/, std::size_t n, ParallelFor::Task task, void
 
 }  // namespace
 
-bool supports(KernelLevel level) noexcept { return level == KernelLevel::portable || has_avx512(); }
+std::string_view missing_feature(KernelLevel level, const ProcessorFeatures& processor) noexcept {
+  for (const Requirement& requirement : requirements) {
+    if (requirement.level <= level && !(processor.*requirement.feature)) return requirement.name;
+  }
+  return {};
+}
 
-KernelLevel best_kernel_level() noexcept {
-  return supports(KernelLevel::avx512) ? KernelLevel::avx512 : KernelLevel::portable;
+bool supports(KernelLevel level, const ProcessorFeatures& processor) noexcept {
+  return missing_feature(level, processor).empty();
+}
+
+KernelLevel best_kernel_level(const ProcessorFeatures& processor) noexcept {
+  KernelLevel best = KernelLevel::portable;
+  for (const KernelLevel level : all_kernel_levels) {
+    if (supports(level, processor)) best = level;
+  }
+  return best;
 }
 
 std::string_view name(KernelLevel level) noexcept {
-  for (const Named& named : levels) {
-    if (named.level == level) return named.name;
+  switch (level) {
+    case KernelLevel::portable: return "portable";
+    case KernelLevel::avx2: return "avx2";
+    case KernelLevel::avx512: return "avx512";
   }
   return "unknown";
 }
 
 std::optional<KernelLevel> parse_kernel_level(std::string_view text) noexcept {
-  for (const Named& named : levels) {
-    if (named.name == text) return named.level;
+  for (const KernelLevel level : all_kernel_levels) {
+    if (name(level) == text) return level;
   }
   return std::nullopt;
 }

@@ -9,23 +9,31 @@
 #include <type_traits>
 
 #include "plugins/cpu/mxcsr.h"
+#include "plugins/cpu/processor.h"
 
 namespace precast {
 
-// The sets of instructions that kernels are written for. Results are the same, bit for bit, on every machine and for
-// every batch within one level; between levels they may differ by rounding.
+// The sets of instructions that kernels are written for, each one with all of those before it. Results are the same,
+// bit for bit, on every machine and for every batch within one level; between levels they may differ by rounding.
 enum class KernelLevel {
   portable,  // standard C++: any processor
-  avx512,    // x86-64 with AVX-512 F, BW, DQ, VL, VNNI and BF16, and FMA
+  avx2,      // x86-64 with AVX2, FMA and F16C
+  avx512,    // and with AVX-512 F, BW, DQ, VL, VNNI and BF16
 };
 
-// The best level that this processor and this operating system support.
-KernelLevel best_kernel_level() noexcept;
+// All of them, ascending.
+inline constexpr KernelLevel all_kernel_levels[] = {KernelLevel::portable, KernelLevel::avx2, KernelLevel::avx512};
 
-// Whether this processor and this operating system can run `level`.
-bool supports(KernelLevel level) noexcept;
+// The first set of instructions that `level` needs and the processor lacks, as "AVX2"; empty where it lacks none.
+std::string_view missing_feature(KernelLevel level, const ProcessorFeatures& processor = this_processor()) noexcept;
 
-// "portable" or "avx512", as PRECAST_KERNEL_LEVEL spells them.
+// Whether the processor can run `level`.
+bool supports(KernelLevel level, const ProcessorFeatures& processor = this_processor()) noexcept;
+
+// The highest level that the processor can run.
+KernelLevel best_kernel_level(const ProcessorFeatures& processor = this_processor()) noexcept;
+
+// "portable", "avx2" or "avx512", as PRECAST_KERNEL_LEVEL spells them.
 std::string_view name(KernelLevel level) noexcept;
 
 // The level with this name; nothing where no level has it.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Elementary functions in fp32, the same bits on every machine and with every C library.
 //
-// Standard C++ without branches, so that a loop over one of them becomes vector code. math_avx512.h has those that
-// kernels of that level need. Polynomials are minimax fits (Remez) made for this file. "ulp": units in the last place
-// of the exact result. Functions are static for the reason given in bf16.h.
+// Standard C++ without branches, so that a loop over one of them becomes vector code. math_avx2.h and math_avx512.h
+// have those that kernels of these levels need. Polynomials are minimax fits (Remez) made for this file. "ulp": units in
+// the last place of the exact result. Functions are static for the reason given in bf16.h.
 #pragma once
 
 #include <bit>

@@ -13,6 +13,7 @@ Attributes
 
 Everything is fp32, each element on its own. exp is within 2 units in the last place; below about -104 it is 0, above
 about 88.7 infinity, so silu(x) tends to -0 for very negative x, and silu(-infinity) is NaN, as in PyTorch.
+Kernel levels differ in the rounding of exp: avx2 and avx512 compute it with fused multiply-adds, portable without.
 
 Source: Shazeer, "GLU Variants Improve Transformer", 2020, https://arxiv.org/abs/2002.05202 (SwiGLU).
 """

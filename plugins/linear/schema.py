@@ -22,8 +22,8 @@ An output element is one fp32 sum s that starts as bias[n] (+0 without a bias) a
 Nothing else decides its bits: not T, not the other rows, not how the work is split over threads.
 
 x16k1.f32/1     k ascending.
-                Level avx512:    s = fma(x[k], w[k], s)
-                Level portable:  s = s + x[k] * w[k], each operation rounded
+                Levels avx2, avx512:  s = fma(x[k], w[k], s)
+                Level portable:       s = s + x[k] * w[k], each operation rounded
 
 x16k2.bf16/1    x is first rounded to bf16, to nearest, ties to even: this is part of the op, whatever the kernel.
                 Then pair after pair in ascending order, THE ODD ELEMENT OF A PAIR FIRST, as VDPBF16PS does:
@@ -31,8 +31,8 @@ x16k2.bf16/1    x is first rounded to bf16, to nearest, ties to even: this is pa
                                  s = fma(x[2p],   w[2p],   s)
                 A product of two bf16 is exact in fp32, so that a multiplication and an addition are as good as an fma.
                 Level avx512 takes every subnormal x, w and s for zero, as VCVTNEPS2BF16 and VDPBF16PS do whatever MXCSR
-                says; level portable keeps them. Where no subnormal occurs both levels give the same bits. That is a
-                property of these two: between levels in general, equality is not promised.
+                says; the other levels keep them. Where no subnormal or infinity occurs all levels give the same bits.
+                That is a property of this layout: between levels in general, equality is not promised.
 
 An odd K is padded by one input that is 0 in x and in W. Infinities and NaNs follow IEEE 754; sign and payload of a NaN
 are unspecified.

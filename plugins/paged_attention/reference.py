@@ -8,6 +8,8 @@ from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 
 from precast.plugins.paged_attention.schema import TOKENS_PER_SPLIT, TOKENS_PER_TILE, PagedAttentionAttributes
+from precast.plugins.rms_norm.reference import rms_norm
+from precast.plugins.rms_norm.schema import RmsNormAttributes
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
@@ -89,6 +91,8 @@ def paged_attention(
     kv: NDArray[np.uint8],
     attributes: PagedAttentionAttributes,
     inv_freq: Float32 | None = None,
+    q_norm: Float32 | None = None,
+    k_norm: Float32 | None = None,
 ) -> Float32:
     """The output, [T, Hq * D]. Writes K and V of the step into `kv`, a C-contiguous pool [num_blocks, block_bytes]."""
     num_tokens = qkv.shape[0]
@@ -96,6 +100,9 @@ def paged_attention(
     q, k, v = np.split(qkv.reshape(num_tokens, -1, attributes.head_dim), [num_q, num_q + num_kv], axis=1)
     lengths = np.diff(query_starts)
     positions = np.concatenate([np.arange(end - rows, end) for rows, end in zip(lengths, context_lengths, strict=True)])
+    if q_norm is not None and k_norm is not None:
+        norm = RmsNormAttributes(attributes.qk_norm_epsilon)
+        q, k = rms_norm(q, q_norm, norm)[0], rms_norm(k, k_norm, norm)[0]  # over the last axis, D
     if inv_freq is not None:
         q = rotate(q, positions, inv_freq, attributes.rope_scaling)
         k = rotate(k, positions, inv_freq, attributes.rope_scaling)

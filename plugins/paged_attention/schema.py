@@ -1,4 +1,4 @@
-"""PagedAttention, version 1: rotary embedding, KV cache and causal attention over packed sequences, in one op.
+"""PagedAttention, version 1: queries and keys normed and rotated, KV cache, causal attention, in one op.
 
 T = tokens of this step, S = sequences, Hq = num_heads, Hkv = num_kv_heads, G = Hq / Hkv (query heads that share one
 KV head), D = head_dim, B = width of the block table.
@@ -10,6 +10,7 @@ Inputs
     block_tables     int32 [S, B]                     the blocks of each sequence, -1 where there is none
     kv               uint8 [num_blocks, block_bytes]  the block pool, WRITTEN IN PLACE
     inv_freq         float32 [rotary_dim / 2]         optional; absent: no rotary embedding. rotary_dim is even, <= D
+    q_norm, k_norm   float32 [D]                      optional, both or neither; absent: no norm of queries and keys
 Output
     output           float32 [T, Hq * D]
 Attributes
@@ -18,6 +19,7 @@ Attributes
     kv_layout                                             string  "kv16.f32/1" or "kv16.bf16/1"
     rope_scaling                                          float   multiplies cos and sin (the "attention factor")
     window                                                int     positions that a row sees, its own included; 0: all
+    qk_norm_epsilon                                       float   of the norm of queries and keys
 
 query_starts ascends from 0 to T and every sequence has at least one row. Row i of sequence s is at absolute position
 p = context_lengths[s] - (query_starts[s+1] - query_starts[s]) + i >= 0 and sees positions w .. p of its own sequence,
@@ -53,14 +55,16 @@ Phase 1: write
 ==============
 For every token of the step, before any query of the step reads the pool:
 
-1. Rotate each query and key head (NeoX style, "rotate half", over the first R = rotary_dim elements; the rest pass):
+1. With q_norm and k_norm, replace each query head by its RmsNorm with weight q_norm and epsilon qk_norm_epsilon, and
+   each key head likewise with k_norm: y of plugins/rms_norm/schema.py, bit for bit, a head being a row.
+2. Rotate each query and key head (NeoX style, "rotate half", over the first R = rotary_dim elements; the rest pass):
        angle[i] = float32(p) * inv_freq[i]                             one fp32 product, i < R/2
        c[i] = cos(angle[i]) * rope_scaling                             cos and sin within 2e-7 up to 2^30 radians
        s[i] = sin(angle[i]) * rope_scaling
        x'[i]       = x[i] * c[i] - x[i + R/2] * s[i]                   products rounded, then the difference
        x'[i + R/2] = x[i + R/2] * c[i] + x[i] * s[i]
-2. Round q, k and v to the cache's type (bf16: to nearest, ties to even; fp32: nothing to do).
-3. When p % 16 == 0, zero the whole K and V tile. Then store k and v of the token.
+3. Round q, k and v to the cache's type (bf16: to nearest, ties to even; fp32: nothing to do).
+4. When p % 16 == 0, zero the whole K and V tile. Then store k and v of the token.
 
 So whatever an earlier owner left in a block can never be read: every tile is zeroed by the request that starts it.
 
@@ -86,10 +90,11 @@ multiplied, so a NaN or infinity in a token that a row does not see does not cha
 nothing to l counts as 0, and tiles in which a row sees nothing are left out.
 
 In a bf16 cache the sums over d and j go pair by pair (dims 2i and 2i+1; positions 2i and 2i+1), the odd one of a pair
-first, as VDPBF16PS does; products are exact in fp32. Kernel levels differ: avx512 takes subnormal numbers for zero in
-these sums and, in an fp32 cache, fuses multiplications with additions; and exp may differ in its last bit. Within one
-level nothing else enters: a row's bits are a function of its q, of the stored k and v of positions w .. p, and of p.
-Not of the other rows, the chunk that a token arrived in, block ids, tokens_per_block or the number of threads.
+first, as VDPBF16PS does; products are exact in fp32. Kernel levels differ: in an fp32 cache avx2 and avx512 fuse
+multiplications with additions; in a bf16 cache avx512 takes subnormal numbers for zero in these sums, the other levels
+keep them; and exp may differ in its last bit. Within one level nothing else enters: a row's bits are a function of its
+q, of the stored k and v of positions w .. p, and of p. Not of the other rows, the chunk that a token arrived in, block
+ids, tokens_per_block or the number of threads.
 
 Sources: Su et al., "RoFormer", 2021, https://arxiv.org/abs/2104.09864 (rotary embedding); Kwon et al.,
 "PagedAttention", 2023, https://arxiv.org/abs/2309.06180 (block pool); Dao et al., "FlashAttention", 2022,
@@ -124,6 +129,7 @@ class PagedAttentionAttributes:
     tokens_per_block: int
     rope_scaling: float = 1.0
     window: int = 0
+    qk_norm_epsilon: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kv_layout not in KV_LAYOUTS:
@@ -149,6 +155,11 @@ class PagedAttentionAttributes:
         if not 0 <= self.window < 2**31:
             raise ValueError(
                 f"PagedAttention: window is {self.window}; it must be a number of positions below 2^31, or 0 for all"
+            )
+
+        if not math.isfinite(self.qk_norm_epsilon) or self.qk_norm_epsilon < 0:
+            raise ValueError(
+                f"PagedAttention: qk_norm_epsilon is {self.qk_norm_epsilon}; it must be finite and not negative"
             )
 
     @property

@@ -116,7 +116,7 @@ def _run(node: ir.Node, x: list[Any]) -> tuple[Array, ...]:
         case "GatedActivation":
             return (gated_activation(x[0], GatedActivationAttributes(**attributes)),)
         case "PagedAttention":
-            qkv, starts, lengths, tables, pool, *inv_freq = x
+            qkv, starts, lengths, tables, pool, *optional = x
             attention = PagedAttentionAttributes(**attributes)
-            return (paged_attention(qkv, starts, lengths, tables, pool, attention, *inv_freq),)
+            return (paged_attention(qkv, starts, lengths, tables, pool, attention, *optional),)
     raise NotImplementedError(node.op_type)

@@ -110,6 +110,11 @@ CHANGES: dict[tuple[type, str], tuple[ModelConfig, ModelConfig]] = {
     (AttentionConfig, "key_bias"): (with_attention(qkv_bias=True), with_attention(qkv_bias=True, key_bias=False)),
     (AttentionConfig, "output_bias"): (MODEL, with_attention(output_bias=True)),
     (AttentionConfig, "window"): (MODEL, with_attention(window=16)),
+    (AttentionConfig, "qk_norm"): (MODEL, with_attention(qk_norm=QkNormConfig(NORM))),
+    (QkNormConfig, "norm"): (
+        with_attention(qk_norm=QkNormConfig(NORM)),
+        with_attention(qk_norm=QkNormConfig(OTHER_NORM)),
+    ),
     (RopeConfig, "theta"): (MODEL, with_rope(theta=500.0)),
     (RopeConfig, "rotary_dim"): (MODEL, with_rope(rotary_dim=4)),
     (RopeConfig, "scaling"): (MODEL, with_rope(scaling=LinearScaling(2.0))),
@@ -163,7 +168,8 @@ REFUSED: list[tuple[ModelConfig, str]] = [
     (with_attention(media_bidirectional=True), "layers.0.mixer.media_bidirectional is True"),
     (with_attention(logit_softcap=50.0), "layers.0.mixer.logit_softcap is 50.0"),
     (with_attention(sinks=True), "layers.0.mixer.sinks is True"),
-    (with_attention(qk_norm=QkNormConfig(NORM)), "layers.0.mixer.qk_norm is QkNormConfig"),
+    (with_attention(qk_norm=QkNormConfig(NORM, scope="projection")), "layers.0.mixer.qk_norm.scope is 'projection'"),
+    (with_attention(qk_norm=QkNormConfig(NORM, after_rope=True)), "layers.0.mixer.qk_norm.after_rope is True"),
     (
         with_attention(query_temperature=QueryTemperatureConfig(8192.0, 0.1)),
         "layers.0.mixer.query_temperature is QueryTemperatureConfig",

@@ -17,7 +17,15 @@ from precast.builder.plan import BuildPlan, plan_build
 from precast.builder.weights import CheckpointTensor, Constant, WeightRecipe
 from precast.checkpoints.checkpoint import open_checkpoint
 from precast.checkpoints.engine_kv import KvGroupSpec
-from precast.checkpoints.model_config import HeadConfig, LinearScaling, ModelConfig, RopeConfig, YarnScaling
+from precast.checkpoints.model_config import (
+    HeadConfig,
+    LinearScaling,
+    ModelConfig,
+    NormConfig,
+    QkNormConfig,
+    RopeConfig,
+    YarnScaling,
+)
 from precast.checkpoints.rope import inverse_frequencies
 from tests.builder.worlds import (
     BFLOAT16,
@@ -160,6 +168,16 @@ def test_layers_share_equal_frequencies_and_have_pools_of_their_own() -> None:
     assert names == [["kv.0", "inv_freq.0"], ["kv.1", "inv_freq.1"], ["kv.2"], ["kv.3", "inv_freq.0"]]
     assert [cache.block_bytes for cache in network.kv_caches] == [2048, 2048, 4096, 2048]
     assert [value.name for value in network.graph.inputs][5:] == ["kv.0", "kv.1", "kv.2", "kv.3"]
+
+
+def test_norms_of_queries_and_keys_are_inputs_of_the_attention() -> None:
+    network = finished(with_attention(qk_norm=QkNormConfig(NormConfig(1e-3)), rope=None))
+    attention = network.graph.node("layers.0.attention")
+    names = ["layers.0.attention.q_norm.weight", "layers.0.attention.k_norm.weight"]
+    assert [None if value is None else value.name for value in attention.inputs[5:]] == [None, *names]
+    assert all(network.weights[name] == WeightRecipe("plain", (CheckpointTensor(name, (8,)),)) for name in names)
+    assert np.float32(attention.attributes["qk_norm_epsilon"].as_float()) == np.float32(1e-3)
+    assert [node.name for node in network.graph] == [node.name for node in finished().graph]  # q, k, v still are merged
 
 
 def test_layers_of_one_window_form_a_group_with_a_block_table() -> None:

@@ -31,6 +31,8 @@ struct AttentionConfig {
   PagedAttentionShape shape;
   KernelLevel level = KernelLevel::portable;
   unsigned block_seed = 0;   // decides which blocks the sequences get
+  std::vector<float> q_norm{};   // weights of the norm of queries and keys; empty: none
+  std::vector<float> k_norm{};
   std::uint8_t poison = 0xFF;  // every byte of the pool before the first step; 0xFF makes NaNs of both types
 };
 
@@ -98,6 +100,8 @@ class AttentionWorld {
                                   .context_lengths = context_lengths.data(),
                                   .block_tables = block_tables.data(),
                                   .inv_freq = inv_freq_.empty() ? nullptr : inv_freq_.data(),
+                                  .q_norm = config_.q_norm.empty() ? nullptr : config_.q_norm.data(),
+                                  .k_norm = config_.k_norm.empty() ? nullptr : config_.k_norm.data(),
                                   .kv = pool_,
                                   .output = output.data()};
     CHECK_EQ(find_error(args), "");
@@ -185,6 +189,7 @@ inline PagedAttentionShape attention_shape(std::size_t num_heads, std::size_t nu
           .kv_layout = layout,
           .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
           .rope_scaling = 1.0f,
+          .qk_norm_epsilon = 0.0f,
           .window = 0};
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <iostream>
 #include <random>
 #include <vector>
 
@@ -10,10 +11,20 @@
 
 namespace precast::test {
 
-// The kernel levels that can run here. Portable always is one.
-inline std::vector<KernelLevel> levels_of_this_machine() {
-  std::vector<KernelLevel> levels{KernelLevel::portable};
-  if (supports(KernelLevel::avx512)) levels.push_back(KernelLevel::avx512);
+// The kernel levels that can run here. Portable always is one; the first call says which ones are not.
+inline const std::vector<KernelLevel>& levels_of_this_machine() {
+  static const std::vector<KernelLevel> levels = [] {
+    std::vector<KernelLevel> supported;
+    for (const KernelLevel level : all_kernel_levels) {
+      if (supports(level)) {
+        supported.push_back(level);
+      } else {
+        std::cout << "not tested: kernel level " << name(level) << ", for this processor has no "
+                  << missing_feature(level) << "\n";
+      }
+    }
+    return supported;
+  }();
   return levels;
 }
 

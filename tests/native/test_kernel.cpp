@@ -21,7 +21,7 @@ namespace precast {
 namespace {
 
 TEST("kernel level: names and levels agree, and an unknown name is nothing") {
-  for (const KernelLevel level : {KernelLevel::portable, KernelLevel::avx512}) {
+  for (const KernelLevel level : all_kernel_levels) {
     CHECK(parse_kernel_level(name(level)) == level);
   }
   CHECK(!parse_kernel_level("").has_value());
@@ -32,6 +32,45 @@ TEST("kernel level: names and levels agree, and an unknown name is nothing") {
 TEST("kernel level: the best one is supported, and portable always is") {
   CHECK(supports(KernelLevel::portable));
   CHECK(supports(best_kernel_level()));
+}
+
+constexpr ProcessorFeatures with_avx2{.avx2 = true, .fma = true, .f16c = true};
+
+constexpr ProcessorFeatures with_everything() {
+  ProcessorFeatures all = with_avx2;
+  all.avx512f = all.avx512bw = all.avx512dq = all.avx512vl = all.avx512vnni = all.avx512bf16 = true;
+  return all;
+}
+
+TEST("kernel level: the best one is the highest of which a processor lacks nothing") {
+  CHECK(best_kernel_level(ProcessorFeatures{}) == KernelLevel::portable);
+  CHECK(best_kernel_level(with_avx2) == KernelLevel::avx2);
+  CHECK(best_kernel_level(with_everything()) == KernelLevel::avx512);
+  CHECK(best_kernel_level({.avx2 = true, .fma = true}) == KernelLevel::portable);  // no F16C
+  // Intel's Cascade Lake: AVX-512 and VNNI, no BF16.
+  ProcessorFeatures cascade_lake = with_everything();
+  cascade_lake.avx512bf16 = false;
+  CHECK(best_kernel_level(cascade_lake) == KernelLevel::avx2);
+  CHECK_EQ(missing_feature(KernelLevel::avx512, cascade_lake), "AVX512_BF16");
+  CHECK_EQ(missing_feature(KernelLevel::avx2, cascade_lake), "");
+  // A level needs what those before it need.
+  ProcessorFeatures odd = with_everything();
+  odd.fma = false;
+  CHECK_EQ(missing_feature(KernelLevel::avx512, odd), "FMA");
+}
+
+TEST("kernel level: every single feature that is missing costs its level") {
+  constexpr bool ProcessorFeatures::*features[] = {
+      &ProcessorFeatures::avx2,     &ProcessorFeatures::fma,        &ProcessorFeatures::f16c,
+      &ProcessorFeatures::avx512f,  &ProcessorFeatures::avx512bw,   &ProcessorFeatures::avx512dq,
+      &ProcessorFeatures::avx512vl, &ProcessorFeatures::avx512vnni, &ProcessorFeatures::avx512bf16,
+  };
+  static_assert(sizeof(features) / sizeof(features[0]) == sizeof(ProcessorFeatures));
+  for (std::size_t i = 0; i < sizeof(ProcessorFeatures); ++i) {
+    ProcessorFeatures processor = with_everything();
+    processor.*features[i] = false;
+    CHECK(best_kernel_level(processor) == (i < 3 ? KernelLevel::portable : KernelLevel::avx2));
+  }
 }
 
 TEST("parallel for: every task runs exactly once on every backend") {

@@ -12,6 +12,7 @@
 
 #include "plugins/cpu/bf16.h"
 #include "plugins/paged_attention/cpu/attention_plan.h"
+#include "plugins/rms_norm/cpu/rms_norm.h"
 #include "tests/native/attention_world.h"
 #include "tests/native/check.h"
 
@@ -172,6 +173,45 @@ TEST("paged attention: a row in a window costs as much as its window, wherever i
   CHECK_EQ(plan_of(0, 100'000, scratch).blocks[0].num_splits, std::size_t{196});
 }
 
+// The tokens with every query and key head replaced by its RmsNorm, as the op of that name gives it.
+std::vector<float> normed(std::vector<float> tokens, const AttentionConfig& config) {
+  const PagedAttentionShape& shape = config.shape;
+  for (std::size_t first = 0; first < tokens.size(); first += shape.qkv_features()) {
+    for (std::size_t head = 0; head < shape.num_heads + shape.num_kv_heads; ++head) {
+      float* const x = &tokens[first + head * shape.head_dim];
+      const std::vector<float> input(x, x + shape.head_dim);
+      rms_norm(config.level,
+               {.num_tokens = 1,
+                .hidden_size = shape.head_dim,
+                .epsilon = shape.qk_norm_epsilon,
+                .x = input.data(),
+                .weight = (head < shape.num_heads ? config.q_norm : config.k_norm).data(),
+                .y = x},
+               ParallelFor::serial());
+    }
+  }
+  return tokens;
+}
+
+TEST("paged attention: queries and keys are normed head by head before they are rotated, bit for bit as RmsNorm does") {
+  for (const std::size_t head_dim : {8u, 34u, 80u, 128u}) {
+    for (AttentionConfig config : level_and_layout_configs(6, 2, head_dim)) {
+      config.shape.qk_norm_epsilon = 0.01f;
+      config.q_norm = test::random_values(head_dim, 5);
+      config.k_norm = test::random_values(head_dim, 6);
+      const auto tokens = random_tokens(config.shape, 40, 7);
+      AttentionWorld world(config, {tokens});
+      world.feed(0, {1, 2, 19, 40});
+      AttentionConfig without = config;
+      without.q_norm.clear();
+      without.k_norm.clear();
+      AttentionWorld expected(without, {normed(tokens, config)});
+      expected.step({{0, 0, 40}});
+      CHECK(test::same_bits(world.output(0), expected.output(0)));
+    }
+  }
+}
+
 TEST("paged attention: one token attends to itself only, so its output is its rounded value") {
   for (const AttentionConfig& config : level_and_layout_configs(4, 2, 16)) {
     const auto tokens = random_tokens(config.shape, 1, 2);
@@ -261,6 +301,7 @@ TEST("paged attention: a shape that is none is refused with its numbers") {
   CHECK(has(error_of([](auto& s) { s.rotary_dim = 66; }), "rotary_dim is 66"));
   CHECK(has(error_of([](auto& s) { s.rotary_dim = 3; }), "rotary_dim is 3"));
   CHECK(has(error_of([](auto& s) { s.tokens_per_block = 24; }), "tokens_per_block is 24"));
+  CHECK(has(error_of([](auto& s) { s.qk_norm_epsilon = -1.0f; }), "qk_norm_epsilon"));
   CHECK(has(error_of([](auto& s) { s.scale = std::numeric_limits<float>::infinity(); }), "finite"));
 }
 
@@ -272,6 +313,7 @@ TEST("paged attention: index arrays that lead out of bounds are refused with the
     std::size_t num_tokens = 3;
     std::size_t width = 2;
     std::size_t window = 0;
+    const float* k_norm = nullptr;
   };
   const auto error_of = [](auto change) {
     Arrays arrays;
@@ -279,6 +321,7 @@ TEST("paged attention: index arrays that lead out of bounds are refused with the
     PagedAttentionArgs args;
     args.shape = attention_shape(2, 2, 8, KvLayout::f32);
     args.shape.window = arrays.window;
+    args.k_norm = arrays.k_norm;
     args.num_tokens = arrays.num_tokens;
     args.num_sequences = arrays.contexts.size();
     args.block_table_width = arrays.width;
@@ -300,6 +343,9 @@ TEST("paged attention: index arrays that lead out of bounds are refused with the
   CHECK(has(error_of([](auto& a) { a.tables[1] = -1; }), "block_tables[0][1] is -1"));
   CHECK(has(error_of([](auto& a) { a.tables[2] = 5; }), "block_tables[1][0] is 5; the pool has 5 blocks"));
   CHECK(has(error_of([](auto& a) { a.contexts.clear(); }), "at least one sequence"));
+
+  constexpr float weight = 1.0f;
+  CHECK(has(error_of([&](auto& a) { a.k_norm = &weight; }), "q_norm and k_norm must both be given, or neither"));
 
   // With 17 tokens of context the first of two rows is at position 15: the first block is needed whatever the window.
   CHECK(has(error_of([](auto& a) { a.tables[0] = -1, a.window = 1; }), "block_tables[0][0] is -1"));

@@ -1,7 +1,6 @@
 """Runs one custom op of the native library once: a session for a single call."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,14 +11,6 @@ from numpy.typing import NDArray
 from precast.plugins.domain import DOMAIN
 from tests.op_session import Array, OpSession, session_options
 
-_AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16", "fma"}
-
-
-def levels_of_this_machine() -> list[str]:
-    """The kernel levels that can run here; portable always is one."""
-    flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
-    return ["portable", "avx512"] if set(flags.split()) >= _AVX512 else ["portable"]
-
 
 def run_op(
     monkeypatch: pytest.MonkeyPatch,
@@ -29,8 +20,11 @@ def run_op(
     attributes: Mapping[str, Any],
     num_outputs: int = 1,
 ) -> list[NDArray[np.float32]]:
-    """The op's outputs, all float32. An input that is None is absent; every other one is given where it lies, so that
-    an op that writes its input in place changes the caller's array."""
+    """The op's outputs, all float32. A level that the processor lacks skips the test.
+
+    An input that is None is absent; every other one is given where it lies, so that an op that writes its input in
+    place changes the caller's array.
+    """
     named = {f"input{i}": array for i, array in enumerate(inputs)}
     outputs = [f"output{i}" for i in range(num_outputs)]
     schema = SimpleNamespace(NAME=op, DOMAIN=DOMAIN, VERSION=1)

@@ -5,10 +5,11 @@ import pytest
 from precast.plugins.embedding.reference import embedding
 from precast.plugins.embedding.schema import NAME, EmbeddingAttributes
 from precast.plugins.linear.pack import pack
-from tests.plugins.op_session import levels_of_this_machine, run_op
+from tests.kernel_levels import LEVELS
+from tests.plugins.op_session import run_op
 
 
-@pytest.mark.parametrize("level", levels_of_this_machine())
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("layout", ["x16k1.f32/1", "x16k2.bf16/1"])
 def test_the_kernel_is_the_reference(monkeypatch: pytest.MonkeyPatch, level: str, layout: str) -> None:
     table = pack(layout, [np.random.default_rng(0).standard_normal((35, 9)).astype(ml_dtypes.bfloat16)])

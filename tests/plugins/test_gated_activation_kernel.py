@@ -3,10 +3,11 @@ import pytest
 
 from precast.plugins.gated_activation.reference import gated_activation
 from precast.plugins.gated_activation.schema import NAME, GatedActivationAttributes
-from tests.plugins.op_session import levels_of_this_machine, run_op
+from tests.kernel_levels import LEVELS
+from tests.plugins.op_session import run_op
 
 
-@pytest.mark.parametrize("level", levels_of_this_machine())
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (3, 17), (40, 1536)])
 def test_the_kernel_is_the_reference(monkeypatch: pytest.MonkeyPatch, level: str, rows: int, width: int) -> None:
     gate_up = (np.random.default_rng(rows).standard_normal((rows, 2 * width)) * 5).astype(np.float32)

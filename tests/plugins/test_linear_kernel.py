@@ -4,10 +4,11 @@ import pytest
 from precast.plugins.linear.pack import pack
 from precast.plugins.linear.reference import linear
 from precast.plugins.linear.schema import NAME, LinearAttributes
-from tests.plugins.op_session import levels_of_this_machine, run_op
+from tests.kernel_levels import LEVELS
+from tests.plugins.op_session import run_op
 
 
-@pytest.mark.parametrize("level", levels_of_this_machine())
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("layout", ["x16k1.f32/1", "x16k2.bf16/1"])
 @pytest.mark.parametrize(("rows", "in_features", "out_features"), [(1, 1, 1), (5, 33, 50), (70, 576, 200)])
 def test_the_kernel_is_the_reference(

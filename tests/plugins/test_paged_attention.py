@@ -121,6 +121,7 @@ def test_sizes() -> None:
         ({"tokens_per_block": 0}, "tokens_per_block is 0"),
         ({"scale": float("nan")}, "scale is nan"),
         ({"rope_scaling": float("inf")}, "rope_scaling is inf"),
+        ({"qk_norm_epsilon": -1.0}, "qk_norm_epsilon is -1.0"),
         ({"window": -1}, "window is -1"),
         ({"window": 2**31}, "window is 2147483648"),
     ],
@@ -261,6 +262,21 @@ def test_the_bytes_of_a_bf16_block() -> None:
     assert k_tile[0, 5].tolist() == [3, 4]
     assert v_tile[2, :, 1].tolist() == [13, 14]
     assert np.count_nonzero(block.astype(np.float32)) == 8
+
+
+def test_queries_and_keys_are_normed_before_the_rotation() -> None:
+    op = dataclasses.replace(attributes(heads=4, kv_heads=2, dim=8), qk_norm_epsilon=0.1)
+    tokens, inv_freq = random_tokens(op, 20, 9), inverse_frequencies(8)
+    q_norm, k_norm = np.random.default_rng(10).standard_normal((2, 8)).astype(np.float32)
+    heads = torch.from_numpy(tokens.reshape(20, 8, 8).copy())
+    normed = heads.clone()
+    normed[:, :4] = torch.nn.functional.rms_norm(heads[:, :4], [8], torch.from_numpy(q_norm), 0.1)
+    normed[:, 4:6] = torch.nn.functional.rms_norm(heads[:, 4:6], [8], torch.from_numpy(k_norm), 0.1)
+    indices = np.array([0, 20], np.int32), np.array([20], np.int32), np.array([[1, 0]], np.int32)
+    pool = np.zeros((2, op.block_bytes), np.uint8)
+    output = paged_attention(tokens, *indices, pool, op, inv_freq, q_norm, k_norm)
+    expected = dense_attention(normed.numpy().reshape(20, -1), op, inv_freq)
+    assert relative_error(output, expected) < 1e-6
 
 
 def test_a_nan_changes_only_the_rows_whose_window_holds_it() -> None:

@@ -3,10 +3,11 @@ import pytest
 
 from precast.plugins.rms_norm.reference import rms_norm
 from precast.plugins.rms_norm.schema import NAME, RmsNormAttributes
-from tests.plugins.op_session import levels_of_this_machine, run_op
+from tests.kernel_levels import LEVELS
+from tests.plugins.op_session import run_op
 
 
-@pytest.mark.parametrize("level", levels_of_this_machine())
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(("rows", "hidden"), [(1, 1), (3, 17), (70, 576)])
 def test_the_kernel_is_the_reference(monkeypatch: pytest.MonkeyPatch, level: str, rows: int, hidden: int) -> None:
     generator = np.random.default_rng(rows)

@@ -8,6 +8,7 @@ of the raw logits are compared as floats that must be equal: a difference in any
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,10 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from precast.runtime import Engine, EngineOptions, EngineRequest, FinishedEvent, FinishReason, TokenEvent
+from precast.runtime import Engine, EngineOptions, EngineRequest, FinishedEvent, FinishReason, NativeError, TokenEvent
 from precast.runtime.requests import CapacityPolicy
+from tests.kernel_levels import LEVELS
 
 MODELS = {"float32": ("gqa", "float32"), "bfloat16": ("gqa", "bfloat16")}
+BLOCKS = [tuple((11 * i + 5 * j) % 320 for j in range(16)) for i in range(2)]
 PREFIXES = [tuple((7 * i + 3 * j) % 320 for j in range(48)) for i in range(3)]
 VOCAB_SIZE = 320
 
@@ -57,14 +60,12 @@ SAMPLINGS: list[tuple[tuple[str, float | int], ...]] = [
     (("temperature", 1.0), ("min_p", 0.05), ("presence_penalty", 0.5), ("frequency_penalty", 0.3), ("seed", 4)),
 ]
 
-prompts = st.one_of(
-    st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=40).map(tuple),
-    st.builds(
-        lambda prefix, length, tail: prefix[:length] + tuple(tail),
-        st.sampled_from(PREFIXES),
-        st.integers(1, 48),
-        st.lists(st.integers(0, VOCAB_SIZE - 1), max_size=12),
-    ),
+# Prompts are put together from few blocks, so that they share prefixes, and blocks that follow different ones.
+prompts = st.builds(
+    lambda blocks, length, tail: (*itertools.chain(*blocks), *tail)[:length],
+    st.lists(st.sampled_from(BLOCKS), max_size=3),
+    st.integers(1, 50),
+    st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=8),
 )
 cases = st.builds(
     Case,
@@ -123,10 +124,22 @@ def _to_output(events: Sequence[TokenEvent | FinishedEvent]) -> Output:
 
 
 @functools.cache
-def alone(path: Path, case: Case) -> Output:
-    options = EngineOptions(num_threads=1, max_batch_size=1, max_seq_len=64, enable_block_reuse=False)
+def alone(path: Path, case: Case, kernel_level: str | None = None) -> Output:
+    options = EngineOptions(
+        num_threads=1, max_batch_size=1, max_seq_len=64, enable_block_reuse=False, kernel_level=kernel_level
+    )
     (output,) = run(path, options, [[case]], alone=True)
     return output
+
+
+def _runs(path: Path, level: str) -> bool:
+    try:
+        Engine(path, EngineOptions(kernel_level=level)).shutdown()
+    except NativeError as error:
+        if "which this processor cannot run" not in str(error):
+            raise
+        return False
+    return True
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -137,14 +150,14 @@ def test_a_request_in_a_crowd_gives_what_it_gives_alone(model: str, tiny_engine:
         block_bytes = engine.info["kv_cache_bytes"] // engine.info["num_blocks"]
 
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-    @given(crowd=crowds())
-    def check(crowd: tuple[EngineOptions, list[list[Case]]]) -> None:
+    @given(crowd=crowds(), level=st.sampled_from([level for level in LEVELS if _runs(path, level)]))
+    def check(crowd: tuple[EngineOptions, list[list[Case]]], level: str) -> None:
         options, waves = crowd
         assert options.kv_cache_bytes is not None
-        options = dataclasses.replace(options, kv_cache_bytes=options.kv_cache_bytes * block_bytes)
+        options = dataclasses.replace(options, kv_cache_bytes=options.kv_cache_bytes * block_bytes, kernel_level=level)
         outputs = run(path, options, waves)
         for case, output in zip([case for wave in waves for case in wave], outputs, strict=True):
-            assert output == alone(path, case)
+            assert output == alone(path, case, options.kernel_level)
 
     check()
 

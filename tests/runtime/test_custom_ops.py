@@ -24,7 +24,8 @@ from precast.plugins.paged_attention.reference import paged_attention
 from precast.plugins.paged_attention.schema import KV_LAYOUTS, PagedAttentionAttributes
 from precast.plugins.rms_norm import schema as rms_norm_op
 from precast.plugins.rms_norm.reference import rms_norm
-from tests.op_session import LEVELS, REFUSED, OpSession, session_options
+from tests.kernel_levels import LEVELS
+from tests.op_session import REFUSED, OpSession, session_options
 
 Float32 = NDArray[np.float32]
 
@@ -154,6 +155,7 @@ ATTENTION: dict[str, Any] = {
     "tokens_per_block": 16,
     "rope_scaling": 1.0,
     "window": 0,
+    "qk_norm_epsilon": 0.0,
 }
 INT32 = np.zeros(1, np.int32)
 
@@ -182,6 +184,7 @@ def test_bad_attributes_of_linear(portable: Any, changes: dict[str, Any], messag
         ({"kv_layout": "kv16.f16/1"}, 'kv_layout is "kv16.f16/1"; version 1 knows kv16.f32/1 and kv16.bf16/1'),
         ({"scale": float("inf")}, "scale is inf; it must be finite"),
         ({"rope_scaling": float("nan")}, "rope_scaling is -?nan; it must be finite"),
+        ({"qk_norm_epsilon": -1.0}, "qk_norm_epsilon must be finite and not negative"),
         ({"window": -1}, r"window is -1; it must be in \[0, 2147483647\]"),
     ],
 )
@@ -276,5 +279,5 @@ def test_wrong_inputs_of_paged_attention(portable: Any) -> None:
 
 
 def test_an_unknown_kernel_level_is_refused_when_the_ops_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(REFUSED, match='PRECAST_KERNEL_LEVEL is "sse2"; the levels are portable and avx512'):
+    with pytest.raises(REFUSED, match='PRECAST_KERNEL_LEVEL is "sse2"; the levels are portable, avx2 and avx512'):
         session_options(monkeypatch, "sse2")

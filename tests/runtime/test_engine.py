@@ -28,6 +28,7 @@ from precast.runtime import (
     TokenEvent,
 )
 from precast.runtime.errors import make_error
+from tests.kernel_levels import LEVELS, skip_what_cannot_run
 from tests.tiny_llama import GREEDY_STEPS, PROMPTS, reference_greedy
 
 ENDLESS = EngineRequest([5], max_tokens=None, temperature=0, ignore_eos=True)
@@ -394,11 +395,43 @@ def test_kv_events_and_a_reset(tiny_engine: Callable[..., Path]) -> None:
         assert (removed["type"], removed["block_hashes"]) == ("removed", [stored["blocks"][0]["block_hash"]])
 
 
-def test_kernel_levels(tiny_engine: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_a_kernel_level_from_the_environment_generates(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_engine: Callable[..., Path],
+    tiny_llama: Callable[..., Path],
+    level: str,
+    dtype: str | None,
+) -> None:
+    monkeypatch.setenv("PRECAST_KERNEL_LEVEL", level)
+    try:
+        engine = Engine(tiny_engine("gqa", dtype), EngineOptions(num_threads=2))
+    except NativeError as error:
+        skip_what_cannot_run(error)
+        raise
+    with engine:
+        assert engine.info["kernel_level"] == level
+        requests = [
+            EngineRequest(prompt, max_tokens=GREEDY_STEPS, temperature=0, ignore_eos=True) for prompt in PROMPTS
+        ]
+        outputs = [tokens_of(list(handle.events())) for handle in engine.submit(requests)]
+    for prompt, tokens in zip(PROMPTS, outputs, strict=True):
+        assert len(tokens) == GREEDY_STEPS
+        if dtype is None:  # bf16 may pick another of two tokens that are about as likely
+            assert tokens == reference_greedy(tiny_llama("gqa"), prompt)[0]
+
+
+def test_the_kernel_level_option_goes_before_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tiny_engine: Callable[..., Path]
+) -> None:
+    monkeypatch.setenv("PRECAST_KERNEL_LEVEL", "abacus")
     with Engine(tiny_engine("gqa"), EngineOptions(kernel_level="portable")) as engine:
         assert engine.info["kernel_level"] == "portable"
-    with pytest.raises(NativeError, match="abacus"):
-        Engine(tiny_engine("gqa"), EngineOptions(kernel_level="abacus"))
+    with pytest.raises(NativeError, match='PRECAST_KERNEL_LEVEL is "abacus"; the levels are portable, avx2 and avx512'):
+        Engine(tiny_engine("gqa"))
+    with pytest.raises(NativeError, match='kernel_level is "sse2"; the levels are portable, avx2 and avx512'):
+        Engine(tiny_engine("gqa"), EngineOptions(kernel_level="sse2"))
 
 
 # ---------------------------------------------------------------------------------------------------- its ends

@@ -16,6 +16,7 @@ using RangeKernel = void (*)(const float*, const float*, float*, std::size_t) no
 RangeKernel range_kernel([[maybe_unused]] KernelLevel level) noexcept {
 #ifdef PRECAST_X86
   if (level == KernelLevel::avx512) return silu_range_avx512;
+  if (level == KernelLevel::avx2) return silu_range_avx2;
 #endif
   return silu_range_portable;
 }

@@ -8,6 +8,7 @@ namespace precast {
 
 // output[i] = silu(gate[i]) * up[i] for i < count.
 void silu_range_portable(const float* gate, const float* up, float* output, std::size_t count) noexcept;
+void silu_range_avx2(const float* gate, const float* up, float* output, std::size_t count) noexcept;
 void silu_range_avx512(const float* gate, const float* up, float* output, std::size_t count) noexcept;
 
 }  // namespace precast

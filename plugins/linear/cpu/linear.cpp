@@ -40,6 +40,7 @@ struct Plan {
   std::size_t num_rows;
   std::size_t num_tiles;
   std::size_t num_lines;
+  std::size_t units_per_row;  // of a panel
 
   std::size_t num_panels;
   std::size_t tiles_per_group;
@@ -58,6 +59,7 @@ Plan make_plan(const LinearArgs& args, const LinearKernels& kernels, std::size_t
   plan.num_rows = args.num_rows;
   plan.num_tiles = num_tiles(args.shape.out_features);
   plan.num_lines = lines_per_tile(args.shape.layout, args.shape.in_features);
+  plan.units_per_row = plan.num_lines * kernels.units_per_line;
   plan.num_panels = args.num_rows <= kernels.most_rows ? 1 : divide_up(args.num_rows, kernels.panel_rows);
   plan.tiles_per_group = kernels.tiles_at_once(divide_up(args.num_rows, plan.num_panels));
   plan.num_groups = divide_up(plan.num_tiles, plan.tiles_per_group);
@@ -73,7 +75,7 @@ Plan make_plan(const LinearArgs& args, const LinearKernels& kernels, std::size_t
   return plan;
 }
 
-// The rows of a panel, converted and side by side: [lines][rows].
+// The rows of a panel, converted and side by side: [lines][units_per_line][rows].
 void make_panel(const LinearArgs& args, const LinearKernels& kernels, Range rows, LinearUnit* panel) noexcept {
   for (std::size_t r = 0; r < rows.size(); ++r) {
     const float* const x = args.x + (rows.begin + r) * args.shape.in_features;
@@ -93,7 +95,7 @@ void multiply(const LinearArgs& args, const LinearKernels& kernels, const Plan& 
   const bool first = lines.begin == 0;
   const float* const bias = args.bias == nullptr ? nullptr : args.bias + column;
   kernels.multiply[rows.size() - 1][tiles - 1]({
-      .x = panels + rows.begin * plan.num_lines + lines.begin * rows.size(),
+      .x = panels + rows.begin * plan.units_per_row + lines.begin * kernels.units_per_line * rows.size(),
       .weight = args.weight + first_tile * tile_bytes + lines.begin * line_bytes,
       .tile_bytes = tile_bytes,
       .num_lines = lines.size(),
@@ -122,6 +124,7 @@ void run_task(const LinearArgs& args, const LinearKernels& kernels, const Plan& 
 const LinearKernels& linear_kernels([[maybe_unused]] KernelLevel level, WeightLayout layout) noexcept {
 #ifdef PRECAST_X86
   if (level == KernelLevel::avx512) return linear_kernels_avx512(layout);
+  if (level == KernelLevel::avx2) return linear_kernels_avx2(layout);
 #endif
   return linear_kernels_portable(layout);
 }
@@ -143,13 +146,13 @@ void linear(KernelLevel level, const LinearArgs& args, const ParallelFor& parall
   const LinearKernels& kernels = linear_kernels(level, args.shape.layout);
   const Plan plan = make_plan(args, kernels, parallel_for.threads());
   scratch.reset();
-  auto* const panels = scratch.take<LinearUnit>(plan.num_rows * plan.num_lines);
+  auto* const panels = scratch.take<LinearUnit>(plan.num_rows * plan.units_per_row);
   const std::size_t conversions = plan.num_tasks() == 1 ? 1 : plan.num_panels;
   const auto convert = [&](std::size_t index) {
     const Range its_panels = part(plan.num_panels, conversions, index);
     for (std::size_t panel = its_panels.begin; panel < its_panels.end; ++panel) {
       const Range rows = plan.panel_rows(panel);
-      make_panel(args, kernels, rows, panels + rows.begin * plan.num_lines);
+      make_panel(args, kernels, rows, panels + rows.begin * plan.units_per_row);
     }
   };
   parallel_for(conversions, convert);

@@ -103,7 +103,11 @@ constexpr void add_kernels(LinearKernels& kernels) noexcept {
 
 template <typename Layout>
 constexpr LinearKernels make_kernels(decltype(LinearKernels::convert_row) convert_row) noexcept {
-  LinearKernels kernels{.convert_row = convert_row, .most_rows = LinearKernels::max_rows, .panel_rows = 8, .multiply = {}};
+  LinearKernels kernels{.convert_row = convert_row,
+                        .units_per_line = 1,
+                        .most_rows = LinearKernels::max_rows,
+                        .panel_rows = 8,
+                        .multiply = {}};
   [&]<std::size_t... r>(std::index_sequence<r...>) {
     (add_kernels<Layout, r + 1>(kernels), ...);
   }(std::make_index_sequence<LinearKernels::max_rows>());

@@ -9,13 +9,14 @@
 
 namespace precast {
 
-// What one output has in a line of a weight tile, and one row in a line of a panel: 4 bytes, an fp32 or two bf16 (the
-// lower half is the input with the even index).
+// What one output has in a line of a weight tile: 4 bytes, an fp32 or two bf16 (the lower half is the input with the
+// even index). What one row has in a line of a panel is a unit of the same kind, or, if the level multiplies bf16 as
+// fp32, two units: each of the inputs, rounded to bf16, as an fp32.
 using LinearUnit = std::uint32_t;
 
 // Some rows times some neighbouring tiles, over some of the lines (of the inputs).
 //
-//   x       a panel: for each line, one unit per row             [lines][rows]
+//   x       a panel: for each line, its units of each row        [lines][units_per_line][rows]
 //   weight  the first tile's first line of these; the next tile is tile_bytes away
 //   start   what the sums start from: [rows, columns] with start_stride between rows (0: all rows have the same, the
 //           bias); null: zeros
@@ -40,9 +41,10 @@ struct LinearKernels {
 
   using Multiply = void (*)(const LinearBlock&) noexcept;
 
-  // One row's part of a panel of `rows` rows: `x` [in_features] becomes units[0], units[rows], units[2 * rows], ... in
-  // the dtype of the layout, an odd in_features padded with a 0.
+  // One row's part of a panel of `rows` rows: `x` [in_features] becomes units[0], units[rows], units[2 * rows], ...,
+  // rounded to the dtype of the layout, an odd in_features padded with a 0.
   void (*convert_row)(const float* x, std::size_t in_features, LinearUnit* units, std::size_t rows) noexcept;
+  std::size_t units_per_line;              // of one row in a panel
   std::size_t most_rows;                   // that a panel may have if it is the only one
   std::size_t panel_rows;                  // that panels have, at most, where one is not enough
   Multiply multiply[max_rows][max_tiles];  // [rows - 1][tiles - 1]; null where there is no such kernel
@@ -56,6 +58,7 @@ struct LinearKernels {
 };
 
 const LinearKernels& linear_kernels_portable(WeightLayout layout) noexcept;
+const LinearKernels& linear_kernels_avx2(WeightLayout layout) noexcept;
 const LinearKernels& linear_kernels_avx512(WeightLayout layout) noexcept;
 
 }  // namespace precast

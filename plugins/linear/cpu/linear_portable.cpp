@@ -82,6 +82,7 @@ void convert_row_bf16(const float* x, std::size_t in_features, LinearUnit* units
 template <typename Layout>
 constexpr LinearKernels kernels(decltype(LinearKernels::convert_row) convert_row) noexcept {
   return {.convert_row = convert_row,
+          .units_per_line = 1,
           .most_rows = 2,
           .panel_rows = 2,
           .multiply = {{multiply<Layout, 1>}, {multiply<Layout, 2>}}};

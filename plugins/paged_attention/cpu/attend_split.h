@@ -41,6 +41,8 @@ using AttendSplit = void (*)(const AttendSplitArgs&) noexcept;
 
 void attend_split_f32_portable(const AttendSplitArgs& args) noexcept;
 void attend_split_bf16_portable(const AttendSplitArgs& args) noexcept;
+void attend_split_f32_avx2(const AttendSplitArgs& args) noexcept;
+void attend_split_bf16_avx2(const AttendSplitArgs& args) noexcept;
 void attend_split_f32_avx512(const AttendSplitArgs& args) noexcept;
 void attend_split_bf16_avx512(const AttendSplitArgs& args) noexcept;
 

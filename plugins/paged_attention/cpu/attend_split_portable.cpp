@@ -150,6 +150,7 @@ AttendSplit attend_split_kernel([[maybe_unused]] KernelLevel level, KvLayout lay
   if (level == KernelLevel::avx512) {
     return layout == KvLayout::f32 ? attend_split_f32_avx512 : attend_split_bf16_avx512;
   }
+  if (level == KernelLevel::avx2) return layout == KvLayout::f32 ? attend_split_f32_avx2 : attend_split_bf16_avx2;
 #endif
   return layout == KvLayout::f32 ? attend_split_f32_portable : attend_split_bf16_portable;
 }

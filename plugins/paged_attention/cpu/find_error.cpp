@@ -81,10 +81,16 @@ std::string find_error(const PagedAttentionShape& shape) {
   if (!std::isfinite(shape.scale) || !std::isfinite(shape.rope_scaling)) {
     return "PagedAttention: scale and rope_scaling must be finite";
   }
+  if (!std::isfinite(shape.qk_norm_epsilon) || shape.qk_norm_epsilon < 0.0f) {
+    return "PagedAttention: qk_norm_epsilon must be finite and not negative";
+  }
   return {};
 }
 
 std::string find_error(const PagedAttentionArgs& args) {
+  if ((args.q_norm == nullptr) != (args.k_norm == nullptr)) {
+    return "PagedAttention: q_norm and k_norm must both be given, or neither";
+  }
   std::string error = find_error_of_starts(args);
   for (std::size_t s = 0; error.empty() && s < args.num_sequences; ++s) error = find_error_of_sequence(args, s);
   return error;

@@ -196,33 +196,38 @@ class Attention {
 // Phase 1. Small steps are not worth another thread's start.
 class Writing {
  public:
-  Writing(const PagedAttentionArgs& args, Scratch& scratch)
+  Writing(KernelLevel level, const PagedAttentionArgs& args, Scratch& scratch)
       : args_(args),
+        norm_(rms_norm_row_kernel(level)),
         tiles_(list_tile_rows(args, scratch)),
         queries_(take_rotated_queries(args, scratch)),
         num_tasks_(std::clamp<std::size_t>(args.num_tokens * args.shape.qkv_features() / elements_per_write_task, 1,
                                            tiles_.count)),
         head_bytes_(args.shape.head_dim * args.shape.element_bytes()),
-        heads_(scratch.take<std::byte>(num_tasks_ * head_bytes_)) {}
+        heads_(scratch.take<std::byte>(num_tasks_ * head_bytes_)),
+        normed_(scratch.take<float>(num_tasks_ * args.shape.head_dim)) {}
 
   const std::byte* q() const noexcept { return queries_.q; }
 
   void run(const ParallelFor& parallel_for) const {
     parallel_for(num_tasks_, [&](std::size_t task) {
       const std::size_t end = (task + 1) * tiles_.count / num_tasks_;
+      const HeadMemory memory{.normed = normed_ + task * args_.shape.head_dim, .rotated = heads_ + task * head_bytes_};
       for (std::size_t i = task * tiles_.count / num_tasks_; i < end; ++i) {
-        write_tile(args_, tiles_.items[i], queries_, heads_ + task * head_bytes_);
+        write_tile(args_, norm_, tiles_.items[i], queries_, memory);
       }
     });
   }
 
  private:
   const PagedAttentionArgs& args_;
+  RmsNormRowKernel norm_;
   TileRowsList tiles_;
   RotatedQueries queries_;
   std::size_t num_tasks_;
   std::size_t head_bytes_;
   std::byte* heads_;  // one for each task
+  float* normed_;     // likewise
 };
 
 // Runs body(i, next, workspace) for i = 0 .. n - 1: one task per worker, so that each owns a workspace, and a worker
@@ -246,7 +251,7 @@ void run_on_workers(Workspace* workspaces, std::size_t num_workers, std::size_t 
 void paged_attention(KernelLevel level, const PagedAttentionArgs& args, const ParallelFor& parallel_for,
                      Scratch& scratch) {
   scratch.reset();
-  const Writing writing(args, scratch);
+  const Writing writing(level, args, scratch);
   const AttentionPlan plan = plan_attention(args, parallel_for.threads(), scratch);
   const bool is_small = plan.total_cost * args.shape.head_dim < min_work_for_threads;
   const std::size_t num_workers = is_small ? 1 : std::min(plan.num_tasks, parallel_for.threads());

@@ -41,6 +41,20 @@ Rotation make_rotation(const PagedAttentionArgs& args, const RotatedQueries& que
   return {cos, sin, half};
 }
 
+// A query or key head, normed where there is a weight: `x` itself or `memory`.
+const float* norm_head(const PagedAttentionArgs& args, RmsNormRowKernel norm, const float* weight, const float* x,
+                       float* memory) noexcept {
+  if (weight == nullptr) return x;
+  norm({.hidden_size = args.shape.head_dim,
+        .epsilon = args.shape.qk_norm_epsilon,
+        .x = x,
+        .weight = weight,
+        .residual = nullptr,
+        .y = memory,
+        .sum = nullptr});
+  return memory;
+}
+
 template <typename Element>
 void rotate_head(const float* x, std::size_t head_dim, const Rotation& rotation, Element* rotated) noexcept {
   const std::size_t half = rotation.half;
@@ -71,19 +85,22 @@ void store_v(const float* v, std::size_t head_dim, std::size_t lane, Bf16* v_til
 }
 
 template <typename Element>
-void write_queries(const PagedAttentionArgs& args, std::size_t row, const Rotation& rotation, Element* q) noexcept {
+void write_queries(const PagedAttentionArgs& args, RmsNormRowKernel norm, std::size_t row, const Rotation& rotation,
+                   float* normed, Element* q) noexcept {
   const std::size_t head_dim = args.shape.head_dim;
   const std::size_t group = args.shape.queries_per_kv();
   const float* x = args.qkv + row * args.shape.qkv_features();
   for (std::size_t head = 0; head < args.shape.num_heads; ++head, x += head_dim) {
     const std::size_t q_row = (head / group * args.num_tokens + row) * group + head % group;
-    rotate_head(x, head_dim, rotation, q + q_row * head_dim);
+    rotate_head(norm_head(args, norm, args.q_norm, x, normed), head_dim, rotation, q + q_row * head_dim);
   }
 }
 
 template <typename Element>
-void write_keys_and_values(const PagedAttentionArgs& args, std::size_t sequence, std::size_t row, std::size_t position,
-                           const Rotation& rotation, Element* rotated) noexcept {
+void write_keys_and_values(const PagedAttentionArgs& args, RmsNormRowKernel norm, std::size_t sequence,
+                           std::size_t row, std::size_t position, const Rotation& rotation,
+                           const HeadMemory& memory) noexcept {
+  auto* const rotated = reinterpret_cast<Element*>(memory.rotated);
   const PagedAttentionShape& shape = args.shape;
   const std::size_t lane = position % tokens_per_tile;
   const std::size_t tile_in_block = position % shape.tokens_per_block / tokens_per_tile;
@@ -93,21 +110,21 @@ void write_keys_and_values(const PagedAttentionArgs& args, std::size_t sequence,
   for (std::size_t head = 0; head < shape.num_kv_heads; ++head, key += shape.head_dim, value += shape.head_dim) {
     std::byte* const tile = find_tile(args, block, head, tile_in_block);
     if (lane == 0) std::memset(tile, 0, 2 * tile_bytes(shape));
-    rotate_head(key, shape.head_dim, rotation, rotated);
+    rotate_head(norm_head(args, norm, args.k_norm, key, memory.normed), shape.head_dim, rotation, rotated);
     store_k(rotated, shape.head_dim, lane, reinterpret_cast<Element*>(tile));
     store_v(value, shape.head_dim, lane, reinterpret_cast<Element*>(tile + tile_bytes(shape)));
   }
 }
 
 template <typename Element>
-void write_rows(const PagedAttentionArgs& args, const TileRows& rows, const RotatedQueries& queries,
-                std::byte* head_memory) noexcept {
+void write_rows(const PagedAttentionArgs& args, RmsNormRowKernel norm, const TileRows& rows,
+                const RotatedQueries& queries, const HeadMemory& memory) noexcept {
   for (std::size_t i = 0; i < rows.num_rows; ++i) {
     const std::size_t row = rows.first_row + i;
     const std::size_t position = rows.position + i;
     const Rotation rotation = make_rotation(args, queries, row, position);
-    write_queries(args, row, rotation, reinterpret_cast<Element*>(queries.q));
-    write_keys_and_values(args, rows.sequence, row, position, rotation, reinterpret_cast<Element*>(head_memory));
+    write_queries(args, norm, row, rotation, memory.normed, reinterpret_cast<Element*>(queries.q));
+    write_keys_and_values<Element>(args, norm, rows.sequence, row, position, rotation, memory);
   }
 }
 
@@ -146,12 +163,12 @@ RotatedQueries take_rotated_queries(const PagedAttentionArgs& args, Scratch& scr
           .sin = scratch.take<float>(num_angles)};
 }
 
-void write_tile(const PagedAttentionArgs& args, const TileRows& rows, const RotatedQueries& queries,
-                std::byte* head_memory) noexcept {
+void write_tile(const PagedAttentionArgs& args, RmsNormRowKernel norm, const TileRows& rows,
+                const RotatedQueries& queries, const HeadMemory& memory) noexcept {
   if (args.shape.kv_layout == KvLayout::f32) {
-    write_rows<float>(args, rows, queries, head_memory);
+    write_rows<float>(args, norm, rows, queries, memory);
   } else {
-    write_rows<Bf16>(args, rows, queries, head_memory);
+    write_rows<Bf16>(args, norm, rows, queries, memory);
   }
 }
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Phase 1: rotates queries and keys, rounds them, and writes K and V into the pool. Inside this op only.
+// Phase 1: norms and rotates queries and keys, rounds them, and writes K and V into the pool. Inside this op only.
 #pragma once
 
 #include <cstddef>
 
 #include "plugins/cpu/scratch.h"
 #include "plugins/paged_attention/cpu/paged_attention.h"
+#include "plugins/rms_norm/cpu/rms_norm_row.h"
 
 namespace precast {
 
@@ -32,11 +33,17 @@ struct TileRowsList {
   std::size_t count;
 };
 
+// What one worker needs for one head at a time.
+struct HeadMemory {
+  float* normed;       // [head_dim]
+  std::byte* rotated;  // [head_dim] of the cache's type
+};
+
 TileRowsList list_tile_rows(const PagedAttentionArgs& args, Scratch& scratch);
 RotatedQueries take_rotated_queries(const PagedAttentionArgs& args, Scratch& scratch);
 
-// Safe to call at the same time for different items. `head_memory` has room for one head of the cache's type.
-void write_tile(const PagedAttentionArgs& args, const TileRows& rows, const RotatedQueries& queries,
-                std::byte* head_memory) noexcept;
+// Safe to call at the same time for different items, each with a head memory of its own.
+void write_tile(const PagedAttentionArgs& args, RmsNormRowKernel norm, const TileRows& rows,
+                const RotatedQueries& queries, const HeadMemory& memory) noexcept;
 
 }  // namespace precast

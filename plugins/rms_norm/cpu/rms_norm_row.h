@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// One row of RmsNorm at each kernel level. Inside this op only.
+// One row of RmsNorm at each kernel level. For this op, and for PagedAttention, which norms heads.
 #pragma once
 
 #include <cstddef>
+
+#include "plugins/cpu/kernel.h"
 
 namespace precast {
 
@@ -20,7 +22,13 @@ struct RmsNormRow {
   float* sum;
 };
 
+using RmsNormRowKernel = void (*)(const RmsNormRow&) noexcept;
+
+// The kernel for this level.
+RmsNormRowKernel rms_norm_row_kernel(KernelLevel level) noexcept;
+
 void rms_norm_row_portable(const RmsNormRow& row) noexcept;
+void rms_norm_row_avx2(const RmsNormRow& row) noexcept;
 void rms_norm_row_avx512(const RmsNormRow& row) noexcept;
 
 }  // namespace precast

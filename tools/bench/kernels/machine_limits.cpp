@@ -22,6 +22,7 @@ std::size_t sum_lines_portable(const std::byte* lines, std::size_t count) {
 std::size_t sum_lines(const std::byte* lines, std::size_t count) {
 #ifdef PRECAST_X86
   if (supports(KernelLevel::avx512)) return sum_lines_avx512(lines, count);
+  if (supports(KernelLevel::avx2)) return sum_lines_avx2(lines, count);
 #endif
   return sum_lines_portable(lines, count);
 }
@@ -39,17 +40,34 @@ double read_bandwidth(const std::byte* memory, std::size_t size_bytes, const Par
   return static_cast<double>(parts * lines * 64) / stopwatch.seconds();
 }
 
+#ifdef PRECAST_X86
+namespace {
+
+// A loop that does 24 instructions `repeats` times, and the operations in one of them.
+struct Peak {
+  float (*loop)(std::size_t repeats);
+  double flops;
+};
+
+Peak peak_of(KernelLevel level, WeightLayout layout) {
+  if (level == KernelLevel::avx2) return {peak_fma_avx2, 8 * 2};  // bf16, too, is multiplied as fp32
+  if (layout == WeightLayout::x16k1_f32) return {peak_f32_avx512, 16 * 2};
+  return {peak_bf16_avx512, 16 * 4};
+}
+
+}  // namespace
+#endif
+
 double peak_flops([[maybe_unused]] KernelLevel level, [[maybe_unused]] WeightLayout layout,
                   [[maybe_unused]] const ParallelFor& parallel_for) {
 #ifdef PRECAST_X86
-  if (level == KernelLevel::avx512) {
+  if (level != KernelLevel::portable) {
     constexpr std::size_t repeats = 50'000;
-    const bool f32 = layout == WeightLayout::x16k1_f32;
-    const double flops_per_repeat = 24 * 16 * (f32 ? 2 : 4);
+    const Peak peak = peak_of(level, layout);
     const std::size_t parts = parallel_for.threads() * 4;
     const Stopwatch stopwatch(parallel_for.threads() == 1);
-    parallel_for(parts, [&](std::size_t) { kept_float = f32 ? peak_f32_avx512(repeats) : peak_bf16_avx512(repeats); });
-    return static_cast<double>(parts * repeats) * flops_per_repeat / stopwatch.seconds();
+    parallel_for(parts, [&](std::size_t) { kept_float = peak.loop(repeats); });
+    return static_cast<double>(parts * repeats * 24) * peak.flops / stopwatch.seconds();
   }
 #endif
   return 0.0;

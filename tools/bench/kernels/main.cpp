@@ -3,8 +3,9 @@
 //   cmake -S . -B build/bench -G Ninja -DPRECAST_BUILD_BENCH=ON
 //   cmake --build build/bench --target precast_bench_kernels
 //   build/bench/tools/bench/kernels/precast_bench_kernels
-//       [--level portable|avx512] [--threads N] [--runs N] [--rows N] [--k N] [--n N]
+//       [--level portable|avx2|avx512] [--threads N] [--runs N] [--rows N] [--k N] [--n N]
 //
+// Without --level every level that this machine has takes its turn in every run, so that they can be compared.
 // Every run of a case reads other weights, so that they come from memory as in a model, and stands between a reading of
 // the memory bandwidth and one of the peak of the multiplying instruction. Printed: medians of GB/s (of packed weights)
 // and GF/s, and medians of their ratios to the two. On a busy machine --threads 1 is the figure to trust (stopwatch.h).
@@ -28,7 +29,7 @@ namespace precast::bench {
 namespace {
 
 struct Options {
-  KernelLevel level = best_kernel_level();
+  std::vector<KernelLevel> levels;
   std::size_t threads = 2;
   std::size_t runs = 9;
   std::size_t rows = 0;  // 0: a selection, here and below
@@ -43,6 +44,9 @@ struct Options {
 
 Options parse(int argc, char** argv) {
   Options options;
+  for (const KernelLevel level : all_kernel_levels) {
+    if (supports(level)) options.levels.push_back(level);
+  }
   for (int i = 1; i < argc; i += 2) {
     if (i + 1 == argc) refuse(argv[i]);
     const std::string_view key = argv[i];
@@ -50,7 +54,7 @@ Options parse(int argc, char** argv) {
     if (key == "--level") {
       const std::optional<KernelLevel> level = parse_kernel_level(argv[i + 1]);
       if (!level || !supports(*level)) refuse(argv[i]);
-      options.level = *level;
+      options.levels = {*level};
     } else if (key == "--threads") {
       options.threads = number;
     } else if (key == "--runs") {
@@ -97,39 +101,61 @@ class LinearBench {
       : options_(options), memory_(memory), threads_(options.threads), parallel_for_(threads_.parallel_for()) {}
 
   void run(const LinearShape& shape, std::size_t rows) {
-    std::vector<double> bandwidth_ratios;
-    std::vector<double> peak_ratios;
-    std::vector<double> times;
-    const std::size_t size_bytes = packed_size_bytes(shape.layout, shape.out_features, shape.in_features).value();
-    const double flops = 2.0 * static_cast<double>(rows * shape.out_features * shape.in_features);
     x_.assign(rows * shape.in_features, 0.5f);
     y_.resize(rows * shape.out_features);
+    std::vector<Measured> measured(options_.levels.size());
     for (std::size_t i = 0; i < options_.runs; ++i) {
-      const double bandwidth = read_bandwidth(memory_.bytes, memory_.size_bytes / 4, parallel_for_);
-      const double seconds = time_once(shape, rows, size_bytes);
-      const double peak = peak_flops(options_.level, shape.layout, parallel_for_);
-      times.push_back(seconds);
-      bandwidth_ratios.push_back(static_cast<double>(size_bytes) / seconds / bandwidth);
-      peak_ratios.push_back(peak > 0 ? flops / seconds / peak : 0);
+      for (std::size_t l = 0; l < measured.size(); ++l) measure(options_.levels[l], shape, rows, measured[l]);
     }
-    const double seconds = median(times);
-    std::printf("%-14s K=%-6zu N=%-6zu rows=%-5zu %10.1f us %7.1f GB/s (%.2f of bandwidth) %8.1f GF/s",
-                std::string(id(shape.layout)).c_str(), shape.in_features, shape.out_features, rows, seconds * 1e6,
-                static_cast<double>(size_bytes) / seconds / 1e9, median(bandwidth_ratios), flops / seconds / 1e9);
-    if (median(peak_ratios) > 0) std::printf(" (%.2f of peak)", median(peak_ratios));
+    for (std::size_t l = 0; l < measured.size(); ++l) print(options_.levels[l], shape, rows, measured[l]);
+  }
+
+ private:
+  // One case at one level, an entry for each run.
+  struct Measured {
+    std::vector<double> seconds;
+    std::vector<double> bandwidth_ratios;
+    std::vector<double> peak_ratios;
+  };
+
+  static std::size_t weight_bytes(const LinearShape& shape) {
+    return packed_size_bytes(shape.layout, shape.out_features, shape.in_features).value();
+  }
+
+  static double flops(const LinearShape& shape, std::size_t rows) {
+    return 2.0 * static_cast<double>(rows * shape.out_features * shape.in_features);
+  }
+
+  void measure(KernelLevel level, const LinearShape& shape, std::size_t rows, Measured& measured) {
+    const double bandwidth = read_bandwidth(memory_.bytes, memory_.size_bytes / 4, parallel_for_);
+    const double seconds = time_once(level, shape, rows);
+    const double peak = peak_flops(level, shape.layout, parallel_for_);
+    measured.seconds.push_back(seconds);
+    measured.bandwidth_ratios.push_back(static_cast<double>(weight_bytes(shape)) / seconds / bandwidth);
+    measured.peak_ratios.push_back(peak > 0 ? flops(shape, rows) / seconds / peak : 0);
+  }
+
+  static void print(KernelLevel level, const LinearShape& shape, std::size_t rows, const Measured& measured) {
+    const double seconds = median(measured.seconds);
+    const double peak_ratio = median(measured.peak_ratios);
+    std::printf("%-13s %-8s K=%-6zu N=%-6zu rows=%-5zu %10.1f us %7.1f GB/s (%.2f of bandwidth) %8.1f GF/s",
+                std::string(id(shape.layout)).c_str(), std::string(name(level)).c_str(), shape.in_features,
+                shape.out_features, rows, seconds * 1e6, static_cast<double>(weight_bytes(shape)) / seconds / 1e9,
+                median(measured.bandwidth_ratios), flops(shape, rows) / seconds / 1e9);
+    if (peak_ratio > 0) std::printf(" (%.2f of peak)", peak_ratio);
     std::printf("\n");
     std::fflush(stdout);
   }
 
- private:
   // Seconds of one call, the mean of as many as fill a few milliseconds.
-  double time_once(const LinearShape& shape, std::size_t rows, std::size_t size_bytes) {
+  double time_once(KernelLevel level, const LinearShape& shape, std::size_t rows) {
+    const std::size_t size_bytes = weight_bytes(shape);
     const std::size_t num_matrices = memory_.size_bytes / size_bytes;
     const Stopwatch stopwatch(options_.threads == 1);
     std::size_t calls = 0;
     double seconds = 0;
     while (calls == 0 || (seconds < 0.01 && calls < num_matrices)) {
-      linear(options_.level,
+      linear(level,
              {.shape = shape,
               .num_rows = rows,
               .x = x_.data(),

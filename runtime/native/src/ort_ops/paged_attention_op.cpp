@@ -14,7 +14,9 @@ constexpr Argument inputs[] = {{"qkv", ort::ElementType::float32},
                                {"context_lengths", ort::ElementType::int32},
                                {"block_tables", ort::ElementType::int32},
                                {"kv", ort::ElementType::uint8},
-                               {"inv_freq", ort::ElementType::float32, true}};
+                               {"inv_freq", ort::ElementType::float32, true},
+                               {"q_norm", ort::ElementType::float32, true},
+                               {"k_norm", ort::ElementType::float32, true}};
 constexpr Argument outputs[] = {{"output", ort::ElementType::float32}};
 constexpr std::size_t kv_input = 4;
 constexpr std::int64_t max_extent = 1 << 16;  // of heads, head_dim and tokens_per_block: no product of them overflows
@@ -36,6 +38,7 @@ PagedAttentionShape read_shape(const NodeInfo& node) {
                                   .kv_layout = read_kv_layout(node),
                                   .scale = node.finite_number("scale"),
                                   .rope_scaling = node.finite_number("rope_scaling"),
+                                  .qk_norm_epsilon = node.finite_number("qk_norm_epsilon"),
                                   .window = node.integer("window", 0, INT32_MAX)};
   const std::string problem = find_error(shape);
   if (!problem.empty()) node.refuse(problem);
@@ -77,6 +80,8 @@ class PagedAttentionKernel final : public OpKernel {
     const TensorView block_tables = call.input(3, {num_sequences, any});
     const TensorView kv = call.input(kv_input, {any, static_cast<std::int64_t>(shape_.block_bytes())});
     const TensorView inv_freq = call.input(5, {any});
+    const TensorView q_norm = call.input(6, {static_cast<std::int64_t>(shape_.head_dim)});
+    const TensorView k_norm = call.input(7, {static_cast<std::int64_t>(shape_.head_dim)});
     require_own_pool(call, kv);
     PagedAttentionArgs args;
     args.shape = shape_;
@@ -90,6 +95,8 @@ class PagedAttentionKernel final : public OpKernel {
     args.context_lengths = context_lengths.data<std::int32_t>();
     args.block_tables = block_tables.data<std::int32_t>();
     args.inv_freq = inv_freq.data<float>();
+    args.q_norm = q_norm.data<float>();
+    args.k_norm = k_norm.data<float>();
     args.kv = kv.data<std::byte>();
     return args;
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Queries, cache and scores as attend_split_avx512.cpp sees them: as words.
+// Queries, cache and scores as attend_words.h sees them: as words.
 //
 // Both caches are streams of 64-byte lines of 32-bit words, a word being one fp32 or a pair of bf16, and differ only in
 // how a word is multiplied:
@@ -10,13 +10,12 @@
 //     probabilities   512 words                   256 words (pairs of tokens)
 //     V tile          16 rows of D words          8 rows of D words (pairs of tokens)
 //
-// Every sum is one chain of additions in the schema's order, whichever rows and columns share the registers.
+// Only files of a kernel level include this: attend_split_avx2.cpp and attend_split_avx512.cpp.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "plugins/cpu/avx512.h"
 #include "plugins/paged_attention/cpu/attend_split.h"
 #include "plugins/paged_attention/cpu/kv_tile.h"
 
@@ -29,37 +28,8 @@ namespace {  // its own copy for each source: see bf16.h
 // Reads what others wrote as fp32 or bf16.
 using Word [[gnu::may_alias]] = std::uint32_t;
 
-constexpr std::size_t num_lanes = 16;
-// Registers: rows x columns sums, one vector per column, one broadcast word.
-constexpr std::size_t max_rows = 6;
-constexpr std::size_t max_columns = 4;
-
-struct F32Cache {
-  static constexpr std::size_t elements_per_word = 1;
-
-  static __m512 multiply_add(Word word, __m512 line, __m512 sum) noexcept {
-    return _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(word))), line, sum);
-  }
-
-  // Stores 16 probabilities of tile `tile`.
-  static void store(Word* row, std::size_t tile, __m512 e) noexcept {
-    _mm512_store_ps(reinterpret_cast<float*>(row + tile * num_lanes), e);
-  }
-};
-
-struct Bf16Cache {
-  static constexpr std::size_t elements_per_word = 2;
-
-  static __m512 multiply_add(Word word, __m512 line, __m512 sum) noexcept {
-    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(word))),
-                            reinterpret_cast<__m512bh>(line));
-  }
-
-  static void store(Word* row, std::size_t tile, __m512 e) noexcept {
-    _mm256_store_si256(reinterpret_cast<__m256i*>(row + tile * num_lanes / 2),
-                       reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(e)));
-  }
-};
+constexpr std::size_t num_lanes = 16;  // of a line
+static_assert(num_lanes == tokens_per_tile);
 
 // One call of the kernel, seen as words.
 template <typename Cache>
@@ -87,7 +57,7 @@ struct Split {
   const AttendSplitArgs& args;
   std::size_t head_dim;
   std::size_t q_words;
-  std::size_t num_columns;  // vectors of one row of V, the last one perhaps in part
+  std::size_t num_columns;  // lines of one row of V, the last one perhaps in part
 };
 
 // Fetches from memory go on all the time, in step with computing: while K is read, V of the same tiles is fetched, and
