@@ -161,8 +161,6 @@ class GeneratedRequest:
                 self._fail(error)
             if not (self._streaming or self.done):
                 return
-            if self.done:
-                self.handles = ()  # they refer to this object: a circle would keep both until garbage is collected
             self.version += 1
             wakers, self._wakers = self._wakers, []
         for wake in wakers:
@@ -189,11 +187,18 @@ class GeneratedRequest:
             output.metrics.first_scheduled_ns = min(first_ns, event.first_scheduled_ns)
         known = event.num_cached_tokens if output.num_cached_tokens is None else output.num_cached_tokens
         output.num_cached_tokens = min(known, event.num_cached_tokens)
-        output.finished = self.done = all(each.finish_reason is not None for each in output.outputs)
+        if all(each.finish_reason is not None for each in output.outputs):
+            output.finished = True
+            self._end()
 
     def _fail(self, error: BaseException) -> None:
         self.cancel()
-        self._error, self.done = error, True
+        self._error = error
+        self._end()
+
+    def _end(self) -> None:
+        self.done = True
+        self.handles = ()  # they refer to this object: a circle would keep both until garbage is collected
 
 
 def _set_in_loop(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
