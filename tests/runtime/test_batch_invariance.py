@@ -16,7 +16,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from precast.runtime import Engine, EngineOptions, EngineRequest, FinishedEvent, FinishReason, NativeError, TokenEvent
+from precast.runtime import (
+    Engine,
+    EngineOptions,
+    EngineRequest,
+    FinishedEvent,
+    FinishReason,
+    NativeError,
+    RequestHandle,
+    TokenEvent,
+)
 from precast.runtime.requests import CapacityPolicy
 from tests.kernel_levels import LEVELS
 
@@ -98,7 +107,7 @@ def run(path: Path, options: EngineOptions, waves: Sequence[Sequence[Case]], *, 
     """What each request gave, in the order of submission."""
     with Engine(path, options) as engine:
         events: list[list[TokenEvent | FinishedEvent]] = []
-        handles = []
+        handles: list[RequestHandle] = []
         for wave in waves:
             if handles:
                 events[-1].append(handles[-1].get(timeout_s=60))  # the wave before is in full swing
