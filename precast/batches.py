@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 
 from precast.generation import GeneratedRequest
+from precast.llm_base import saying_so_after_shutdown
 from precast.runtime import Engine, QueueFullError
 
 _RETRY_S = 0.01
@@ -19,11 +20,13 @@ def submit(engine: Engine, requests: Sequence[GeneratedRequest]) -> None:
     Raises:
         ValueError: one of them cannot work.
         QueueFullError: they would exceed max_queue_size.
+        RuntimeError: the engine has been shut down in the meantime.
     """
     for request in requests:  # before they run, so that they can be cancelled whenever Ctrl-C comes
         request.attach(engine.reserve(len(request.native_requests)))
     natives = [native for request in requests for native in request.native_requests]
-    engine.submit(natives, [handle for request in requests for handle in request.handles])
+    with saying_so_after_shutdown():
+        engine.submit(natives, [handle for request in requests for handle in request.handles])
 
 
 def run(engine: Engine, requests: Sequence[GeneratedRequest]) -> Generator[GeneratedRequest, None, None]:
@@ -33,6 +36,7 @@ def run(engine: Engine, requests: Sequence[GeneratedRequest]) -> Generator[Gener
 
     Raises:
         ValueError: one of them cannot work; nothing has run where the queue has room for all.
+        RuntimeError: the engine has been shut down before all were submitted.
     """
     ended: queue.SimpleQueue[GeneratedRequest] = queue.SimpleQueue()
     for request in requests:

@@ -35,14 +35,11 @@ class Completion:
     stop_strings: StopStringMatcher | None = None
     decode_token: Callable[[int], str] | None = None
 
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop string has ended it; what the engine still says of tokens does not count."""
+    def has_stopped(self) -> bool:
+        """Whether a stop string has ended it: no further token counts."""
         return self.stop_strings is not None and self.stop_strings.found is not None
 
     def accept_token(self, event: TokenEvent) -> None:
-        if self.stopped:
-            return
         self.output.token_ids.append(event.token_id)
         if event.logprobs:
             self._accept_logprobs(event.logprobs)
@@ -51,7 +48,7 @@ class Completion:
 
     def finish(self, event: FinishedEvent) -> None:
         """Raises the error that ended it, if one did before a stop string."""
-        if event.error is not None and not self.stopped:
+        if event.error is not None and not self.has_stopped():
             raise event.error
         if self.detokenizer is not None:
             self._show(self.detokenizer.finish())

@@ -6,6 +6,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import ClassVar
 
 from precast.field_checks import to_bool, to_integer
 from precast.runtime import CapacityPolicy, Retention
@@ -95,6 +96,9 @@ class TokenRangeRetentionConfig:
         _check_duration("duration_ms", self.duration_ms)
 
 
+_TokenRange = TokenRangeRetentionConfig
+
+
 @dataclass(frozen=True)
 class KvCacheRetentionConfig:
     """How long the cached blocks of a request are worth keeping for others.
@@ -105,13 +109,15 @@ class KvCacheRetentionConfig:
         decode_duration_ms: how long that holds after the last use; None: for ever.
     """
 
-    token_range_retention_configs: Sequence[TokenRangeRetentionConfig] = ()
+    TokenRangeRetentionConfig: ClassVar = TokenRangeRetentionConfig  # TensorRT-LLM's place for it
+
+    token_range_retention_configs: Sequence[_TokenRange] = ()
     decode_retention_priority: int = DEFAULT_RETENTION_PRIORITY
     decode_duration_ms: timedelta | None = None
 
     def __post_init__(self) -> None:
         for part in self.token_range_retention_configs:
-            if not isinstance(part, TokenRangeRetentionConfig):
+            if not isinstance(part, _TokenRange):
                 raise TypeError(
                     f"token_range_retention_configs must hold TokenRangeRetentionConfig, got {type(part).__name__}"
                 )
@@ -126,10 +132,6 @@ class KvCacheRetentionConfig:
         ]
         decode_ns = _nanoseconds(self.decode_duration_ms)
         return [*parts, Retention(num_prompt_tokens, 0, self.decode_retention_priority, decode_ns)]
-
-
-# TensorRT-LLM's place for it.
-KvCacheRetentionConfig.TokenRangeRetentionConfig = TokenRangeRetentionConfig  # type: ignore[attr-defined]
 
 
 def _check_priority(name: str, value: object) -> None:

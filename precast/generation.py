@@ -29,6 +29,7 @@ class GeneratedRequest:
         streaming: every token is a change that wakes who waits; else only the end is.
 
     Attributes:
+        output: filled in by events until it is done; :meth:`look` copies it before.
         done: whether it has ended, well or with an error.
         version: counts changes, the last of which is the end. Who reads it before ``done`` misses none.
     """
@@ -37,7 +38,7 @@ class GeneratedRequest:
         self.done = False
         self.handles: Sequence[RequestHandle] = ()
         self.completions = completions
-        self._output = output
+        self.output = output
         self._streaming = streaming
         self._error: BaseException | None = None
         self._lock = threading.Lock()
@@ -46,11 +47,11 @@ class GeneratedRequest:
 
     @property
     def request_id(self) -> int:
-        return self._output.request_id
+        return self.output.request_id
 
     @property
     def prompt(self) -> str | None:
-        return self._output.prompt
+        return self.output.prompt
 
     @property
     def native_requests(self) -> list[EngineRequest]:
@@ -78,14 +79,14 @@ class GeneratedRequest:
         """
         if self._error is not None:
             raise self._error
-        return self._output
+        return self.output
 
     def look(self, previous: RequestOutput | None) -> tuple[RequestOutput, int]:
         """The output of this moment, and the number of its version. Raises as :meth:`result`."""
         with self._lock:
             if self._error is not None:
                 raise self._error
-            return self._output.snapshot(previous), self.version
+            return self.output.snapshot(previous), self.version
 
     # ------------------------------------------------------------------------------------------------------ waiting
 
@@ -170,25 +171,34 @@ class GeneratedRequest:
             completion.finish(event)
             self._note_end(event)
             return
+        if completion.has_stopped():  # the engine has not yet heard of it
+            return
         completion.accept_token(event)
-        if completion.stopped:
+        if completion.has_stopped():
             handle.cancel()
-        metrics = self._output.metrics
+        metrics = self.output.metrics
         metrics.first_token_ns = min(metrics.first_token_ns or event.time_ns, event.time_ns)
         metrics.last_token_ns = max(metrics.last_token_ns or event.time_ns, event.time_ns)
 
     def _note_end(self, event: FinishedEvent) -> None:
-        output = self._output
+        output = self.output
         if event.first_scheduled_ns is not None:
             first_ns = output.metrics.first_scheduled_ns or event.first_scheduled_ns
             output.metrics.first_scheduled_ns = min(first_ns, event.first_scheduled_ns)
         known = event.num_cached_tokens if output.num_cached_tokens is None else output.num_cached_tokens
         output.num_cached_tokens = min(known, event.num_cached_tokens)
-        output.finished = self.done = all(each.finish_reason is not None for each in output.outputs)
+        if all(each.finish_reason is not None for each in output.outputs):
+            output.finished = True
+            self._end()
 
     def _fail(self, error: BaseException) -> None:
         self.cancel()
-        self._error, self.done = error, True
+        self._error = error
+        self._end()
+
+    def _end(self) -> None:
+        self.done = True
+        self.handles = ()  # they refer to this object: a circle would keep both until garbage is collected
 
 
 def _set_in_loop(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:

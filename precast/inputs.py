@@ -74,7 +74,7 @@ def to_prompts(inputs: PromptInput | Sequence[PromptInput]) -> list[Prompt]:
         return [_to_prompt(inputs, "the prompt")]
     if not _is_sequence(inputs):
         raise TypeError(f"inputs must be a str, token ids, a dict or a list of these, got {type(inputs).__name__}")
-    return [_to_prompt(entry, f"prompt {i}") for i, entry in enumerate(inputs)]
+    return [_to_prompt(entry, f"prompt {i}") for i, entry in enumerate(cast(Sequence[PromptInput], inputs))]
 
 
 def _is_sequence(value: object) -> bool:
@@ -85,6 +85,8 @@ def _is_sequence(value: object) -> bool:
 
 
 def _is_token_ids(values: Sequence[object]) -> bool:
+    if len(values) > 0 and set(map(type, values)) == {int}:  # as nearly always, and quick for long prompts
+        return True
     return len(values) > 0 and all(map(_is_integer, values))
 
 

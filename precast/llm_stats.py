@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from precast import stats
-from precast.llm_base import LoadedEngine
+from precast.llm_base import LoadedEngine, saying_so_after_shutdown
 
 
 class StatsMethods(LoadedEngine):
@@ -18,7 +18,8 @@ class StatsMethods(LoadedEngine):
     @property
     def counters(self) -> dict[str, Any]:
         """Counters of this moment: see ``precast_engine_stats``."""
-        return self._running_engine().stats()
+        with saying_so_after_shutdown():
+            return self._running_engine().stats()
 
     def get_stats(self, timeout: float | None = 2.0) -> list[dict[str, Any]]:
         """Statistics of the iterations since the last call, oldest first, with TensorRT-LLM's keys.
@@ -56,13 +57,16 @@ class StatsMethods(LoadedEngine):
 
     def reset_prefix_cache(self) -> None:
         """Forgets cached KV blocks; those in use are forgotten when their requests end."""
-        self._running_engine().reset_prefix_cache()
+        with saying_so_after_shutdown():
+            self._running_engine().reset_prefix_cache()
 
     def _take_stats(self) -> list[dict[str, Any]]:
         engine = self._running_engine()
         if not self._keeps_stats:
             raise RuntimeError("no statistics are kept: load with iter_stats_max_iterations above 0")
-        return [stats.to_iteration_stats(iteration, engine.info) for iteration in engine.take_iteration_stats()]
+        with saying_so_after_shutdown():
+            iterations = engine.take_iteration_stats()
+        return [stats.to_iteration_stats(iteration, engine.info) for iteration in iterations]
 
     def _take_kv_events(self) -> list[dict[str, Any]]:
         engine = self._running_engine()
@@ -70,4 +74,6 @@ class StatsMethods(LoadedEngine):
             raise RuntimeError(
                 "no events are kept: load with kv_cache_config=KvCacheConfig(event_buffer_max_size=...) above 0"
             )
-        return list(map(stats.to_kv_event, engine.take_kv_events()))
+        with saying_so_after_shutdown():
+            events = engine.take_kv_events()
+        return list(map(stats.to_kv_event, events))

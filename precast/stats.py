@@ -65,8 +65,8 @@ def to_iteration_stats(iteration: Mapping[str, Any], info: Mapping[str, Any]) ->
             "freeNumBlocks": iteration["free_blocks"],
             "usedNumBlocks": iteration["used_blocks"],
             "tokensPerBlock": iteration["tokens_per_block"],
-            "allocTotalBlocks": iteration["allocated_blocks"],
-            "allocNewBlocks": iteration["allocated_blocks"] - reused,
+            "allocTotalBlocks": iteration["allocated_blocks"] + reused,
+            "allocNewBlocks": iteration["allocated_blocks"],
             "reusedBlocks": reused,
             "missedBlocks": missed,
             "cacheHitRate": reused / (reused + missed) if reused + missed else 0.0,
@@ -95,11 +95,11 @@ def _resident_bytes() -> int:
 
 
 def to_kv_event(event: Mapping[str, Any]) -> dict[str, Any]:
-    """One event of ``precast_engine_kv_events``. One of a newer library comes through as it is, with its type."""
-    kinds = [kind for kind in event if kind != "event_id"]
-    (kind,) = kinds
-    data = _KV_EVENTS[kind](event[kind]) if kind in _KV_EVENTS else dict(event[kind])
-    return {"event_id": event["event_id"], "data": {"type": kind, **data}}
+    """One event of ``precast_engine_kv_events``. A type of a newer library comes through as it is."""
+    members = dict(event)
+    event_id, kind = members.pop("event_id"), members.pop("type")
+    data = _KV_EVENTS[kind](members) if kind in _KV_EVENTS else members
+    return {"event_id": event_id, "data": {"type": kind, **data}}
 
 
 def _created(event: Mapping[str, Any]) -> dict[str, Any]:

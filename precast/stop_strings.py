@@ -17,9 +17,9 @@ class StopStringMatcher:
     Each character costs the same, however many stop strings there are and however long they are: they form a tree
     (Aho and Corasick, 1975), in which the current node is the longest end of the text that begins a stop string.
 
-        stop strings "ab", "bcd"        text "xab"  node "ab": found, begins at 1
-             root - a - ab              text "xbc"  node "bc": "bc" is held back
-                  \\ b - bc - bcd        text "xbcx" node root: "bcx" is given out
+        stop strings "ab", "bcd"        text "xab"   node "ab": found, begins at 1
+             root - a - ab              text "xbc"   node "bc": "bc" is held back
+             root - b - bc - bcd        text "xbcx"  node root: "bcx" is given out
 
     Args:
         stops: not empty, and none of them empty.

@@ -68,7 +68,8 @@ class Tokenizer:
     @property
     def backend(self) -> tokenizers.Tokenizer:
         """The object of the ``tokenizers`` library, for what this class does not offer. Raises as :meth:`wait`."""
-        self.wait()
+        if self._backend is None or isinstance(self._backend, Exception):  # else it has been read, and every token asks
+            self.wait()
         assert self._backend is not None
         assert not isinstance(self._backend, Exception)
         return self._backend

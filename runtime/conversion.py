@@ -102,9 +102,9 @@ def request_struct(request_id: int, request: EngineRequest) -> RequestStruct:
 
 def _sampling_struct(request: EngineRequest) -> SamplingStruct:
     bad_words = [TokenSequenceStruct(int32_array("bad_words", word), len(word)) for word in request.bad_words]
-    logit_bias = list(
-        zip(int32_array("logit_bias", list(request.logit_bias)), request.logit_bias.values(), strict=True)
-    )
+    biased_ids = int32_array("logit_bias", list(request.logit_bias))
+    biases = request.logit_bias.values()
+    logit_bias = [LogitBiasStruct(token_id, bias) for token_id, bias in zip(biased_ids, biases, strict=True)]
     result = SamplingStruct()
     result.struct_size = ctypes.sizeof(result)
     result.max_tokens = request.max_tokens or 0

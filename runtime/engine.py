@@ -81,8 +81,8 @@ class Engine:
         self._dispatcher = threading.Thread(
             target=_dispatch_events, args=(self._native, self._requests), name="precast-events", daemon=True
         )
-        self._dispatcher.start()
         self._finalizer = weakref.finalize(self, _end_engine, self._native, self._dispatcher)
+        self._dispatcher.start()
         self.info: dict[str, Any] = self.read_info()
 
     def read_info(self) -> dict[str, Any]:
@@ -170,7 +170,9 @@ class Engine:
 
     def shutdown(self) -> None:
         """Cancels what is unfinished and releases everything. Doing it again changes nothing."""
-        self._finalizer()
+        if self._finalizer.alive:
+            _end_engine(self._native, self._dispatcher)
+            self._finalizer.detach()  # not before: Ctrl-C may have left it something to do
 
     @property
     def closed(self) -> bool:
@@ -204,5 +206,5 @@ def _end_engine(engine: NativeEngine, dispatcher: threading.Thread) -> None:
         return
     engine.shut_down()
     # A forgotten engine may be collected in any thread, also in its own dispatcher.
-    if dispatcher is not threading.current_thread():
+    if dispatcher.is_alive() and dispatcher is not threading.current_thread():
         dispatcher.join()

@@ -32,10 +32,17 @@ class NativeEngine:
         self._pid = os.getpid()
         self._options = options_struct(self._library, options)  # holds the callback that the engine calls
         self._pointer: ctypes.c_void_p | None = ctypes.c_void_p()
-        error = self._library.precast_engine_new(
-            os.fsencode(path), ctypes.byref(self._options), ctypes.byref(self._pointer)
-        )
-        native.check(self._library, error)
+        try:
+            error = self._library.precast_engine_new(
+                os.fsencode(path), ctypes.byref(self._options), ctypes.byref(self._pointer)
+            )
+            native.check(self._library, error)
+        except BaseException:  # also Ctrl-C, which is raised when the library has loaded the engine
+            self._delete()
+            raise
+
+    def __del__(self) -> None:
+        self._delete()  # only where Ctrl-C came before there was a thread that waits and releases
 
     def submit(self, ids: Sequence[int], requests: Sequence[EngineRequest]) -> bool:
         """False: they would exceed max_queue_size, and none of them was taken."""
@@ -88,6 +95,10 @@ class NativeEngine:
         with self._lock:
             pointer, self._pointer = self._pointer, None
         self._library.precast_engine_delete(pointer)
+
+    def _delete(self) -> None:
+        if getattr(self, "_pointer", None) and not self.forked:
+            self.release()
 
     @property
     def forked(self) -> bool:

@@ -37,11 +37,8 @@ def main(engine: str, prompt: str, max_tokens: int) -> None:
     with LLM(engine) as llm:
         load_s = time.perf_counter() - start
         print(f"\n{prompt}", end="", flush=True)
-        num_printed = 0
         for output in llm.stream(prompt, SamplingParams(max_tokens=max_tokens, temperature=0)):
-            text = output.outputs[0].text
-            print(text[num_printed:], end="", flush=True)
-            num_printed = len(text)
+            print(output.outputs[0].text_diff, end="", flush=True)
 
     num_tokens, metrics = output.outputs[0].length, output.metrics
     print(f"\n\nload: {load_s:.3f} s\nfirst token: {metrics.first_token_s:.3f} s after the prompt")

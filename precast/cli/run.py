@@ -123,13 +123,10 @@ def _converse(llm: LLM, params: SamplingParams, as_json: bool, load_s: float) ->
 
 def _answer(llm: LLM, prompt: str, params: SamplingParams, as_json: bool, load_s: float) -> None:
     output = None
-    num_printed = 0
     for output in llm.stream(prompt, params):
         if not as_json:
-            text = output.outputs[0].text
-            sys.stdout.write(text[num_printed:])
+            sys.stdout.write(output.outputs[0].text_diff)
             sys.stdout.flush()
-            num_printed = len(text)
     assert output is not None  # the end of a request is an event too
     if as_json:
         print_json(_to_json(output, load_s))

@@ -8,10 +8,19 @@ import precast
 def test_public_names() -> None:
     assert sorted(precast.__all__) == [
         "BuildCacheConfig",
+        "CapacitySchedulerPolicy",
         "CompletionOutput",
+        "KvCacheConfig",
+        "KvCacheRetentionConfig",
         "LLM",
+        "Logprob",
+        "PreprocessedInputs",
+        "QueueFullError",
+        "RequestFuture",
         "RequestOutput",
         "SamplingParams",
+        "SchedulerConfig",
+        "TokenRangeRetentionConfig",
         "__version__",
     ]
 

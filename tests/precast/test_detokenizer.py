@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from precast.detokenizer import IncrementalDetokenizer
-from tests.precast.tiny_tokenizers import BOS_ID, EOS_ID, TOKENIZERS
+from tests.precast.tiny_tokenizers import BOS_ID, EOS_ID, TOKENIZERS, crossing
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 FAMILY = "👨\N{ZERO WIDTH JOINER}👩\N{ZERO WIDTH JOINER}👧"
@@ -18,6 +18,7 @@ TEXTS = st.lists(
 ).map("".join) | st.text(min_size=1)
 
 each_tokenizer = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS.keys())
+CROSSING = crossing()
 
 
 def pieces_of(tokenizer: tokenizers.Tokenizer, prompt: Sequence[int], output: Sequence[int]) -> list[str]:
@@ -25,7 +26,7 @@ def pieces_of(tokenizer: tokenizers.Tokenizer, prompt: Sequence[int], output: Se
     return [*map(detokenizer.push, output), detokenizer.finish()]
 
 
-@each_tokenizer
+@pytest.mark.parametrize("tokenizer", [*TOKENIZERS.values(), CROSSING], ids=[*TOKENIZERS, "crossing"])
 @given(text=TEXTS, data=st.data(), with_bos=st.booleans())
 @settings(deadline=None)
 def test_pieces_joined_are_the_text_after_the_prompt(
@@ -56,6 +57,31 @@ def test_a_character_comes_when_it_is_whole(tokenizer: tokenizers.Tokenizer, cha
     pieces = pieces_of(tokenizer, prompt, output)
     assert [piece for piece in pieces if piece] == [character]
     assert pieces.index(character) == len(output) - 1
+
+
+def test_what_lies_before_an_incomplete_character_comes_at_once() -> None:
+    """As with tokens that hold a word and the first byte of the next character."""
+    ids = CROSSING.encode("ca東b").ids
+    mixed = next(i for i in ids if CROSSING.decode([i]).startswith("a") and REPLACEMENT in CROSSING.decode([i]))
+    prompt, output = ids[: ids.index(mixed)], ids[ids.index(mixed) :]
+    pieces = pieces_of(CROSSING, prompt, output)
+    assert pieces[0] == "a"
+    assert "".join(pieces) == "a東b"
+
+
+@given(text=st.text("abc東京é🙂", min_size=1), data=st.data())
+@settings(max_examples=300, deadline=None)
+def test_nothing_that_is_certain_waits(text: str, data: st.DataObject) -> None:
+    ids = CROSSING.encode(text).ids
+    cut = data.draw(st.integers(0, len(ids) - 1))
+    prompt = CROSSING.decode(ids[:cut])
+    if prompt.endswith(REPLACEMENT):
+        return
+    detokenizer = IncrementalDetokenizer(CROSSING.decode, ids[:cut])
+    shown = ""
+    for end in range(cut + 1, len(ids) + 1):
+        shown += detokenizer.push(ids[end - 1])
+        assert prompt + shown == CROSSING.decode(ids[:end]).rstrip(REPLACEMENT)
 
 
 @each_tokenizer

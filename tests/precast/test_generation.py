@@ -1,19 +1,18 @@
-"""From a prompt to what the engine is asked, and from its events to an output, without an engine."""
+"""From the engine's events to outputs, without an engine."""
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from precast import RequestOutput, SamplingParams
-from precast.generation import GeneratedRequest, make_requests
-from precast.inputs import to_prompts
-from precast.runtime import ErrorCode, Event, FinishedEvent, FinishReason, NativeError, TokenEvent
+from precast import CompletionOutput, Logprob, RequestOutput
+from precast.detokenizer import IncrementalDetokenizer
+from precast.generation import GeneratedRequest
+from precast.runtime import ErrorCode, Event, FinishReason, NativeError, TokenLogprob
 from precast.tokenizer import Tokenizer
+from tests.precast.fake_engine import answer, attach, finished, make, token
 from tests.precast.tiny_tokenizers import BOS_ID, EOS_ID, TOKENIZERS, byte_level
 
-INFO = {"vocab_size": 300, "max_seq_len": 16, "eos_token_ids": [EOS_ID]}
 THE, CAT = (TOKENIZERS["byte_level"].encode(word).ids for word in ("the", " cat"))
 
 
@@ -24,150 +23,43 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer(folder)
 
 
-class FakeHandle:
-    """A request of an engine that answers with given events."""
-
-    def __init__(self, events: Sequence[Event]) -> None:
-        self._events = events
-        self.num_cancelled = 0
-
-    def events(self) -> Iterator[Event]:
-        return iter(self._events)
-
-    def cancel(self) -> bool:
-        self.num_cancelled += 1
-        return True
-
-
-def make(inputs: Any, tokenizer: Tokenizer | None = None, **params: Any) -> list[GeneratedRequest]:
-    prompts = to_prompts(inputs)
-    sampling = [SamplingParams(**params)] * len(prompts)
-    return make_requests(prompts, sampling, tokenizer=tokenizer, info=INFO, ids=itertools.count(10))
-
-
-def finished(reason: FinishReason, stop_token_id: int | None = None, error: Exception | None = None) -> FinishedEvent:
-    return FinishedEvent(reason, stop_token_id, 1, 1, 0, error)
-
-
-def answer(request: GeneratedRequest, *events: Sequence[Event]) -> RequestOutput:
+def result_of(request: GeneratedRequest, *events: Sequence[Event]) -> RequestOutput:
     """The output after the handles have given these events, one list for each of the n outputs."""
-    request.handles = [FakeHandle(each) for each in events]  # type: ignore[misc]
-    *_, output = request.stream()
-    return output
+    answer(request, *events)
+    assert request.done
+    return request.result()
 
 
-# ------------------------------------------------------------------------------------------------- what is asked
-
-
-def test_text_becomes_the_ids_that_the_tokenizer_gives(tokenizer: Tokenizer) -> None:
-    (request,) = make("the cat", tokenizer)
-    assert request.output.prompt == "the cat"
-    assert request.output.prompt_token_ids == [*THE, *CAT]
-    assert [list(native.prompt_token_ids) for native in request.native_requests] == [[*THE, *CAT]]
-
-
-def test_text_needs_a_tokenizer() -> None:
-    with pytest.raises(ValueError, match="skip_tokenizer_init is set: give prompt_token_ids"):
-        make("the cat")
-
-
-def test_token_ids_stay_as_they_are() -> None:
-    (request,) = make([5, 4, 5])
-    assert request.output.prompt is None
-    assert request.output.prompt_token_ids == [5, 4, 5]
-
-
-def test_requests_are_numbered() -> None:
-    assert [request.output.request_id for request in make([[5], [6], [7]])] == [10, 11, 12]
-
-
-def test_parameters_reach_the_engine() -> None:
-    (request,) = make([5], max_tokens=None, temperature=0.5, top_k=-1, top_p=1e-60, seed=-3, stop_token_ids=[7])
-    (native,) = request.native_requests
-    assert native.max_tokens is None
-    assert native.temperature == 0.5
-    assert native.top_k == 0
-    assert native.top_p == 2.0**-126  # the smallest that is not 0 in float32
-    assert native.seed == -3
-    assert native.stop_token_ids == (7,)
-    assert native.ignore_eos is False
-
-
-def test_each_of_n_outputs_has_its_own_seed() -> None:
-    (request,) = make([5], n=3, seed=40)
-    assert [native.seed for native in request.native_requests] == [40, 41, 42]
-    assert [(output.index, output.seed) for output in request.output.outputs] == [(0, 40), (1, 41), (2, 42)]
-
-
-def test_seeds_wrap_around_to_ones_that_can_be_given_again() -> None:
-    (request,) = make([5], n=2, seed=2**64 - 1)
-    assert [output.seed for output in request.output.outputs] == [2**64 - 1, 0]
-
-
-def test_without_a_seed_each_request_gets_a_fresh_one_that_is_reported() -> None:
-    requests = make([[5], [5]])
-    seeds = [request.output.outputs[0].seed for request in requests]
-    assert seeds == [request.native_requests[0].seed for request in requests]
-    assert len(set(seeds)) == 2
-    SamplingParams(seed=seeds[0])
-
-
-def test_greedy_outputs_have_no_seed() -> None:
-    (request,) = make([5], temperature=0, seed=3)
-    assert request.output.outputs[0].seed is None
-
-
-@pytest.mark.parametrize(("truncate", "kept"), [(3, 3), (15, 15), (-1, 15)])
-def test_the_last_tokens_of_a_prompt_are_kept(truncate: int, kept: int) -> None:
-    ids = list(range(20, 40))
-    (request,) = make(ids, truncate_prompt_tokens=truncate)
-    assert request.output.prompt_token_ids == ids[-kept:]
-
-
-@pytest.mark.parametrize("truncate", [None, 100])
-def test_a_prompt_is_not_cut_unless_asked(truncate: int | None) -> None:
-    with pytest.raises(ValueError, match=r"^the prompt has 20 tokens, and max_seq_len 16 must"):
-        make(list(range(20, 40)), truncate_prompt_tokens=truncate)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "message"),
-    [
-        ([[5], [5, 300]], "prompt 1 has token id 300 at position 1, outside the vocabulary of 300"),
-        ([-1], "the prompt has token id -1 at position 0, outside the vocabulary of 300"),
-        ([5] * 16, "the prompt has 16 tokens, and max_seq_len 16 must hold it and at least one more: "),
-    ],
-)
-def test_prompts_that_cannot_work(inputs: Any, message: str) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
-        make(inputs)
-    assert str(caught.value).startswith(message)
-
-
-def test_a_text_with_a_lone_surrogate(tokenizer: Tokenizer) -> None:
-    with pytest.raises(ValueError, match="surrogates not allowed"):
-        make("a\ud800", tokenizer)
-
-
-# -------------------------------------------------------------------------------------------- what comes of events
+def one_of(request: GeneratedRequest, events: Sequence[Event]) -> CompletionOutput:
+    (completion,) = result_of(request, events).outputs
+    return completion
 
 
 def test_tokens_become_ids_and_text(tokenizer: Tokenizer) -> None:
-    (request,) = make("the", tokenizer)
-    request.handles = [
-        FakeHandle([TokenEvent(CAT[0], 30), TokenEvent(CAT[0], 70), finished(FinishReason.LENGTH)])  # type: ignore[list-item]
-    ]
-    seen = [
-        (output.outputs[0].text, list(output.outputs[0].token_ids), output.outputs[0].finish_reason, output.finished)
-        for output in request.stream()
-    ]
+    (request,) = make("the", tokenizer, streaming=True)
+    (handle,) = attach(request)
+    seen = []
+    events: list[Event] = [token(CAT[0], 30), token(CAT[0], 70), finished(FinishReason.LENGTH)]
+    for event in events:
+        handle.receive(event)
+        output, version = request.look(None)
+        (completion,) = output.outputs
+        seen.append((completion.text, completion.token_ids, completion.finish_reason, output.finished, version))
     assert seen == [
-        (" cat", [CAT[0]], None, False),
-        (" cat cat", [CAT[0]] * 2, None, False),
-        (" cat cat", [CAT[0]] * 2, "length", True),
+        (" cat", [CAT[0]], None, False, 1),
+        (" cat cat", [CAT[0]] * 2, None, False, 2),
+        (" cat cat", [CAT[0]] * 2, "length", True, 3),
     ]
-    assert request.output.metrics.first_token_ns == 30
-    assert request.output.metrics.last_token_ns == 70
+    assert (output.metrics.first_token_ns, output.metrics.last_token_ns) == (30, 70)
+
+
+def test_without_streaming_only_the_end_is_a_change(tokenizer: Tokenizer) -> None:
+    (request,) = make("the", tokenizer)
+    (handle,) = attach(request)
+    handle.receive(token(CAT[0]))
+    assert (request.version, request.done) == (0, False)
+    handle.receive(finished())
+    assert (request.version, request.done) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -184,8 +76,8 @@ def test_a_stop_token_is_in_the_ids_and_not_in_the_text(
 ) -> None:
     (request,) = make("the", tokenizer, skip_special_tokens=False, **params)
     stopped = finished(FinishReason.STOP, stop_token_id)
-    events: list[Event] = [TokenEvent(THE[0], 1), TokenEvent(stop_token_id, 2), stopped]
-    (completion,) = answer(request, events).outputs
+    events: list[Event] = [token(THE[0], 1), token(stop_token_id, 2), stopped]
+    completion = one_of(request, events)
     assert completion.text == "the"
     assert completion.token_ids == [THE[0], stop_token_id]
     assert (completion.finish_reason, completion.stop_reason) == ("stop", stop_reason)
@@ -193,35 +85,35 @@ def test_a_stop_token_is_in_the_ids_and_not_in_the_text(
 
 def test_an_ignored_end_of_text_is_a_token_like_others(tokenizer: Tokenizer) -> None:
     (request,) = make("the", tokenizer, ignore_eos=True, skip_special_tokens=False)
-    events: list[Event] = [TokenEvent(EOS_ID, 1), TokenEvent(CAT[0], 2), finished(FinishReason.LENGTH)]
-    assert answer(request, events).outputs[0].text == "</s> cat"
+    events: list[Event] = [token(EOS_ID, 1), token(CAT[0], 2), finished(FinishReason.LENGTH)]
+    assert one_of(request, events).text == "</s> cat"
 
 
 def test_special_tokens_are_left_out_of_the_text_by_default(tokenizer: Tokenizer) -> None:
     (request,) = make("the", tokenizer)
-    events: list[Event] = [TokenEvent(BOS_ID, 1), TokenEvent(CAT[0], 2), finished(FinishReason.LENGTH)]
-    assert answer(request, events).outputs[0].text == " cat"
+    events: list[Event] = [token(BOS_ID, 1), token(CAT[0], 2), finished(FinishReason.LENGTH)]
+    assert one_of(request, events).text == " cat"
 
 
 def test_detokenize_off_leaves_the_text_empty(tokenizer: Tokenizer) -> None:
     (request,) = make("the", tokenizer, detokenize=False)
-    (completion,) = answer(request, [TokenEvent(CAT[0], 1), finished(FinishReason.LENGTH)]).outputs
+    completion = one_of(request, [token(CAT[0], 1), finished(FinishReason.LENGTH)])
     assert (completion.text, completion.token_ids) == ("", CAT)
 
 
 def test_an_incomplete_character_is_shown_at_the_end(tokenizer: Tokenizer) -> None:
     (request,) = make("the", tokenizer)
     first_byte = tokenizer.encode("🙂")[0]
-    (completion,) = answer(request, [TokenEvent(first_byte, 1), finished(FinishReason.LENGTH)]).outputs
+    completion = one_of(request, [token(first_byte, 1), finished(FinishReason.LENGTH)])
     assert completion.text == "\N{REPLACEMENT CHARACTER}"
 
 
 def test_each_of_n_outputs_gets_its_own_events(tokenizer: Tokenizer) -> None:
     (request,) = make("the", tokenizer, n=2)
-    output = answer(
+    output = result_of(
         request,
-        [TokenEvent(CAT[0], 50), finished(FinishReason.LENGTH)],
-        [TokenEvent(THE[0], 20), TokenEvent(THE[0], 60), finished(FinishReason.CANCELLED)],
+        [token(CAT[0], 50), finished(FinishReason.LENGTH)],
+        [token(THE[0], 20), token(THE[0], 60), finished(FinishReason.CANCELLED)],
     )
     assert [(c.index, c.text, c.finish_reason) for c in output.outputs] == [
         (0, " cat", "length"),
@@ -231,18 +123,231 @@ def test_each_of_n_outputs_gets_its_own_events(tokenizer: Tokenizer) -> None:
     assert (output.metrics.first_token_ns, output.metrics.last_token_ns) == (20, 60)
 
 
-def test_an_error_of_the_engine_is_raised() -> None:
-    (request,) = make([5])
+def test_an_error_of_the_engine_is_raised_and_cancels_the_other_outputs() -> None:
+    (request,) = make([5], n=2)
+    handles = attach(request)
+    handles[0].receive(token(6, 1))
     error = NativeError(ErrorCode.RESOURCE_EXHAUSTED, "no memory for a step")
+    handles[0].receive(finished(FinishReason.ERROR, error=error))
+    assert request.done
+    assert handles[1].num_cancelled == 1
+    handles[1].receive(finished(FinishReason.CANCELLED))
+    for _ in range(2):
+        with pytest.raises(NativeError, match="no memory for a step"):
+            request.result()
     with pytest.raises(NativeError, match="no memory for a step"):
-        answer(request, [TokenEvent(6, 1), finished(FinishReason.ERROR, error=error)])
+        request.look(None)
     assert request.output.outputs[0].token_ids == [6]
     assert not request.output.finished
 
 
-def test_cancel_cancels_every_output() -> None:
+def test_an_error_in_detokenizing_is_that_of_its_request(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dispatcher, which serves all requests, must not end."""
+    (request,) = make("the", tokenizer)
+    (handle,) = attach(request)
+
+    def fail(token_id: int) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(request.completions[0].detokenizer, "push", fail)
+    handle.receive(token(5))
+    assert handle.num_cancelled == 1
+    with pytest.raises(ZeroDivisionError):
+        request.result()
+
+
+def test_cancel_cancels_every_output_until_it_is_done() -> None:
     (request,) = make([5], n=2)
-    handles = [FakeHandle([]), FakeHandle([])]
-    request.handles = handles  # type: ignore[assignment]
+    handles = attach(request)
     request.cancel()
     assert [handle.num_cancelled for handle in handles] == [1, 1]
+    for handle in handles:
+        handle.receive(finished(FinishReason.CANCELLED))
+    request.cancel()
+    assert [handle.num_cancelled for handle in handles] == [1, 1]
+    assert [completion.finish_reason for completion in request.result().outputs] == ["cancelled"] * 2
+
+
+def test_a_timeout_is_a_reason() -> None:
+    (request,) = make([5])
+    completion = one_of(request, [token(6), finished(FinishReason.TIMEOUT)])
+    assert (completion.token_ids, completion.finish_reason) == ([6], "timeout")
+
+
+def test_what_the_cache_saved_is_what_no_output_computed() -> None:
+    (request,) = make([5], n=2)
+    output = result_of(
+        request,
+        [finished(num_cached_tokens=16, first_scheduled_ns=70)],
+        [finished(num_cached_tokens=32, first_scheduled_ns=60)],
+    )
+    assert (output.num_cached_tokens, output.metrics.first_scheduled_ns) == (16, 60)
+
+
+def test_the_cache_is_unknown_before_the_end() -> None:
+    (request,) = make([5], streaming=True)
+    (handle,) = attach(request)
+    handle.receive(token(6))
+    assert request.look(None)[0].num_cached_tokens is None
+
+
+# -------------------------------------------------------------------------------------------------- stop strings
+
+
+def ids_of(*words: str) -> list[int]:
+    return [token_id for word in words for token_id in TOKENIZERS["byte_level"].encode(word).ids]
+
+
+def tokens_of(ids: Sequence[int]) -> list[Event]:
+    return [token(token_id) for token_id in ids]
+
+
+@pytest.mark.parametrize(
+    ("stop", "text", "reason"),
+    [
+        ("t s", " ca", "t s"),  # over two tokens, from the middle of one to the middle of the next
+        (" sat", " cat", " sat"),
+        (["mat", "cat"], " ", "cat"),
+        ("at", " c", "at"),
+    ],
+)
+def test_a_stop_string_ends_the_text(tokenizer: Tokenizer, stop: Any, text: str, reason: str) -> None:
+    ids = ids_of(" cat", " sat", " on")
+    (request,) = make("the", tokenizer, stop=stop)
+    (handle,) = attach(request)
+    completion = request.output.outputs[0]
+    taken: list[int] = []
+    for token_id in ids:
+        handle.receive(token(token_id))
+        if handle.num_cancelled and not taken:
+            taken = list(completion.token_ids)
+    assert handle.num_cancelled == 1
+    handle.receive(finished(FinishReason.CANCELLED))
+    assert (completion.text, completion.finish_reason, completion.stop_reason) == (text, "stop", reason)
+    assert completion.token_ids == taken == ids[: len(taken)]  # up to the token that completed it
+    whole = tokenizer.decode(ids_of("the") + taken)[3:]
+    assert reason in whole
+    assert reason not in tokenizer.decode(ids_of("the") + taken[:-1])[3:]
+
+
+def test_a_stop_string_may_be_included(tokenizer: Tokenizer) -> None:
+    (request,) = make("the", tokenizer, stop="ca", include_stop_str_in_output=True)
+    completion = one_of(request, [*tokens_of(CAT), finished(FinishReason.CANCELLED)])
+    assert (completion.text, completion.stop_reason) == (" ca", "ca")
+
+
+def test_so_may_a_stop_token(tokenizer: Tokenizer) -> None:
+    events: list[Event] = [token(THE[0]), token(CAT[0]), finished(FinishReason.STOP, CAT[0])]
+    (request,) = make("the", tokenizer, stop_token_ids=CAT, include_stop_str_in_output=True)
+    assert one_of(request, events).text == "the cat"
+
+
+@pytest.mark.parametrize("reason", [FinishReason.LENGTH, FinishReason.STOP, FinishReason.ERROR, FinishReason.TIMEOUT])
+def test_a_stop_string_counts_whatever_ended_the_request_after_it(tokenizer: Tokenizer, reason: FinishReason) -> None:
+    (request,) = make("the", tokenizer, stop="cat")
+    error = NativeError(ErrorCode.INTERNAL, "late") if reason is FinishReason.ERROR else None
+    completion = one_of(request, [*tokens_of(CAT), finished(reason, EOS_ID, error)])
+    assert (completion.text, completion.finish_reason, completion.stop_reason) == (" ", "stop", "cat")
+
+
+def test_a_stop_string_is_seen_before_the_character_that_its_token_begins(tokenizer: Tokenizer) -> None:
+    """One token may hold the end of a word and the first byte of a character that is never completed."""
+
+    def decode(ids: Sequence[int]) -> str:
+        return "".join("x.\N{REPLACEMENT CHARACTER}" if i == 299 else "the" for i in ids)
+
+    (request,) = make("the", tokenizer, stop="x.")
+    completion = request.completions[0]
+    completion.detokenizer = IncrementalDetokenizer(decode, THE)
+    (handle,) = attach(request)
+    handle.receive(token(299))
+    assert handle.num_cancelled == 1
+
+
+@pytest.mark.parametrize("stop", ["東", "🙂"])
+def test_a_stop_string_of_several_tokens_a_character(tokenizer: Tokenizer, stop: str) -> None:
+    ids = ids_of(" cat", f"a{stop}b")
+    (request,) = make("the", tokenizer, stop=stop)
+    completion = one_of(request, [*tokens_of(ids), finished(FinishReason.CANCELLED)])
+    assert (completion.text, completion.stop_reason) == (" cata", stop)
+    assert completion.token_ids == ids[:-1]
+
+
+def test_what_may_become_a_stop_string_is_held_back(tokenizer: Tokenizer) -> None:
+    (request,) = make("the", tokenizer, stop="cat sat on", streaming=True)
+    (handle,) = attach(request)
+    shown = []
+    for event in [*tokens_of(ids_of(" cat", " sat", " cat")), finished()]:
+        handle.receive(event)
+        shown.append(request.look(None)[0].outputs[0].text)
+    assert shown[0] == " "
+    assert shown[-2:] == [" cat sat ", " cat sat cat"]
+
+
+@pytest.mark.parametrize(("min_tokens", "num_tokens"), [(0, 1), (1, 2), (2, 3), (3, 4)])
+def test_no_stop_string_ends_within_min_tokens(tokenizer: Tokenizer, min_tokens: int, num_tokens: int) -> None:
+    (request,) = make("the", tokenizer, stop="cat", min_tokens=min_tokens)
+    events = tokens_of(CAT * 5)
+    (handle,) = attach(request)
+    for event in [*events, finished(FinishReason.CANCELLED)]:
+        handle.receive(event)
+    completion = request.result().outputs[0]
+    assert (completion.length, completion.text) == (num_tokens, " cat" * (num_tokens - 1) + " ")
+
+
+def test_an_incomplete_character_may_hide_a_stop_string_until_the_end(tokenizer: Tokenizer) -> None:
+    (request,) = make("the", tokenizer, stop="\N{REPLACEMENT CHARACTER}")
+    completion = one_of(request, [token(tokenizer.encode("🙂")[0]), finished()])
+    assert (completion.text, completion.finish_reason) == ("", "stop")
+
+
+# ------------------------------------------------------------------------------------------------------ logprobs
+
+
+def test_logprobs_become_one_dict_for_each_token(tokenizer: Tokenizer) -> None:
+    events: list[Event] = [
+        token(THE[0], 1, [TokenLogprob(THE[0], -1.5, 3), TokenLogprob(CAT[0], -0.25, 1), TokenLogprob(EOS_ID, -1, 2)]),
+        token(CAT[0], 2, [TokenLogprob(CAT[0], -0.5, 1), TokenLogprob(CAT[0], -0.5, 1)]),
+        finished(),
+    ]
+    completion = one_of(make("the", tokenizer, logprobs=2)[0], events)
+    assert completion.logprobs == [
+        {THE[0]: Logprob(-1.5, 3, "the"), CAT[0]: Logprob(-0.25, 1, " cat"), EOS_ID: Logprob(-1, 2, "</s>")},
+        {CAT[0]: Logprob(-0.5, 1, " cat")},
+    ]
+    assert next(iter(completion.logprobs[0])) == THE[0]
+    assert completion.cumulative_logprob == -2.0
+
+
+def test_logprobs_without_a_tokenizer_have_no_text() -> None:
+    completion = one_of(make([5], logprobs=0)[0], [token(6, 1, [TokenLogprob(6, -1.5, 3)]), finished()])
+    assert completion.logprobs == [{6: Logprob(-1.5, 3, None)}]
+
+
+def test_without_logprobs_there_are_none() -> None:
+    completion = one_of(make([5])[0], [token(6), finished()])
+    assert (completion.logprobs, completion.logprobs_diff, completion.cumulative_logprob) == (None, None, None)
+
+
+# -------------------------------------------------------------------------------------------------------- diffs
+
+
+def test_diffs_are_what_is_new_and_snapshots_stay(tokenizer: Tokenizer) -> None:
+    (request,) = make("the", tokenizer, streaming=True, logprobs=0)
+    (handle,) = attach(request)
+    handle.receive(token(THE[0], 1, [TokenLogprob(THE[0], -1, 1)]))
+    first, _ = request.look(None)
+    handle.receive(token(CAT[0], 2, [TokenLogprob(CAT[0], -2, 1)]))
+    second, _ = request.look(first)
+    handle.receive(finished())
+    third, _ = request.look(second)
+    diffs = [(c.text_diff, c.token_ids_diff, c.logprobs_diff) for out in (first, second, third) for c in out.outputs]
+    assert diffs == [
+        ("the", THE, [{THE[0]: Logprob(-1, 1, "the")}]),
+        (" cat", CAT, [{CAT[0]: Logprob(-2, 1, " cat")}]),
+        ("", [], []),
+    ]
+    assert [out.outputs[0].text for out in (first, second, third)] == ["the", "the cat", "the cat"]
+    assert [out.finished for out in (first, second, third)] == [False, False, True]
+    (completion,) = request.result().outputs
+    assert (completion.text_diff, completion.token_ids_diff) == ("the cat", [*THE, *CAT])

@@ -55,21 +55,21 @@ def change_manifest(engine: Path, **members: Any) -> None:
 )
 def test_a_bad_prompt_is_refused_before_anything_runs(llm: LLM, inputs: Any, message: str) -> None:
     params: Any = [SamplingParams()] if inputs == ["a", "b"] else SamplingParams()
-    before = llm.get_stats()
+    before = llm.counters
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         llm.generate(inputs, params, use_tqdm=False)
     assert str(caught.value).startswith(message)
-    assert llm.get_stats() == before
+    assert llm.counters == before
 
 
 @pytest.mark.parametrize(
     "params", [{"temperature": 0}, [{"temperature": 0}], "greedy"], ids=["dict", "list of dict", "str"]
 )
 def test_sampling_params_of_another_type(llm: LLM, params: Any) -> None:
-    before = llm.get_stats()
+    before = llm.counters
     with pytest.raises(TypeError, match=r"^sampling_params must be SamplingParams or .*, got (dict|str)$"):
         llm.generate(["a"], params, use_tqdm=False)
-    assert llm.get_stats() == before
+    assert llm.counters == before
 
 
 def test_an_empty_list_of_sampling_params_is_not_the_default(llm: LLM) -> None:

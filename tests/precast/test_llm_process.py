@@ -116,12 +116,12 @@ from precast import LLM, SamplingParams
 
 llm = LLM(sys.argv[1], max_batch_size=1, max_num_tokens=1)
 endless = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
-requests = llm._make_requests([[5]] * 5000, endless)
-llm._submit(requests)
-stream = llm.stream([5], endless)
-while not llm.get_stats()["output_tokens"]:
+futures = [llm.generate_async([5], endless, streaming=i % 2 == 0) for i in range(5000)]
+half_read = iter(futures[0])
+next(half_read)
+while not llm.counters["output_tokens"]:
     time.sleep(0.001)
-print(llm.get_stats()["num_queued_requests"], time.monotonic())
+print(llm.counters["num_queued_requests"], time.monotonic())
 """
 
 
@@ -192,7 +192,7 @@ from precast import LLM, SamplingParams
 llm = LLM(sys.argv[1], max_batch_size=1, max_num_tokens=1)
 
 def announce():
-    while not llm.get_stats()["output_tokens"]:
+    while not llm.counters["output_tokens"]:
         time.sleep(0.001)
     print("running", flush=True)
 
@@ -202,9 +202,9 @@ try:
     llm.generate([[5]] * 5000, endless, use_tqdm=False)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
-while llm.get_stats()["num_active_requests"] + llm.get_stats()["num_queued_requests"]:
+while llm.counters["num_active_requests"] + llm.counters["num_queued_requests"]:
     time.sleep(0.001)
-print(llm.get_stats()["num_completed_requests"], llm.generate([5], SamplingParams(), use_tqdm=False).finished)
+print(llm.counters["num_completed_requests"], llm.generate([5], SamplingParams(), use_tqdm=False).finished)
 """
 
 

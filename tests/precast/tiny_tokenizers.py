@@ -44,4 +44,18 @@ def byte_fallback() -> tokenizers.Tokenizer:
     return tokenizer
 
 
+def crossing() -> tokenizers.Tokenizer:
+    """Byte-level BPE without a pre-tokenizer's cuts, as some models have it: tokens that hold a letter and the first
+    byte of a character, or the end of one character and the beginning of the next.
+    """
+    # In this alphabet, the first bytes of é, 京, 東 and 🙂 are Ã, ä, æ and ð, and the last bytes of 東 and 京 ± and ¬.
+    merges = [("a", "æ"), ("b", "ä"), ("c", "ð"), ("Ġ", "Ã"), ("±", "ä"), ("¬", "a"), ("¬a", "æ")]
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
+    vocabulary = {piece: token_id for token_id, piece in enumerate([BOS, EOS, *pieces])}
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
 TOKENIZERS = {"byte_level": byte_level(), "byte_fallback": byte_fallback()}

@@ -22,10 +22,10 @@ from precast.runtime import (
     FinishReason,
     InvalidRequestError,
     NativeError,
+    QueueFullError,
+    Retention,
     ShutDownError,
     TokenEvent,
-    library,
-    native_engine,
 )
 from precast.runtime.errors import make_error
 from tests.kernel_levels import LEVELS, skip_what_cannot_run
@@ -126,6 +126,12 @@ def test_a_bad_request_is_refused_and_none_of_its_batch_runs(
         ({"max_tokens": 2**32 + 1}, r"max_tokens must be between 1 and 2\*\*31 - 1, or None, got 4294967297"),
         ({"top_k": -1}, r"top_k must be between 0 and 2\*\*31 - 1, got -1"),
         ({"top_k": 2**32}, r"top_k must be between 0 and 2\*\*31 - 1, got 4294967296"),
+        ({"min_tokens": -1}, r"min_tokens must be between 0 and 2\*\*31 - 1, got -1"),
+        ({"num_logprobs": -2}, r"num_logprobs must be between -1 and 2\*\*31 - 1, got -2"),
+        ({"deadline_ns": -1}, r"deadline_ns must be between 0 and 2\*\*63 - 1, got -1"),
+        ({"deadline_ns": 2**63}, r"deadline_ns must be between 0 and 2\*\*63 - 1, got 9223372036854775808"),
+        ({"priority": float("inf")}, "priority must be finite, got inf"),
+        ({"retention": [Retention(0, 2**32, 5)]}, r"retention has \(0, 4294967296, 5, 0\), of which one does not fit"),
     ],
 )
 def test_numbers_that_c_would_wrap_around_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -159,6 +165,69 @@ def test_an_interrupted_submission_runs_nothing_and_harms_nobody(
     assert engine._requests == {}
 
 
+def test_a_full_queue_takes_none_of_a_batch(tiny_engine: Callable[..., Path]) -> None:
+    with Engine(tiny_engine("gqa"), EngineOptions(max_batch_size=1, max_queue_size=3)) as engine:
+        handles = list(engine.submit([ENDLESS]))
+        handles[0].get(timeout_s=30)  # it has left the queue
+        handles += engine.submit([ENDLESS] * 2)
+        with pytest.raises(QueueFullError, match="2 more requests would exceed max_queue_size: try again") as caught:
+            engine.submit([ENDLESS] * 2)
+        assert caught.value.code == ErrorCode.RESOURCE_EXHAUSTED
+        assert len(engine._requests) == 3
+        handles += engine.submit([ENDLESS])
+        for handle in handles:
+            assert handle.cancel()
+
+
+def test_handles_of_a_full_queue_may_be_used_again(tiny_engine: Callable[..., Path]) -> None:
+    with Engine(tiny_engine("gqa"), EngineOptions(max_batch_size=1, max_queue_size=1)) as engine:
+        first = engine.submit([ENDLESS])[0]
+        first.get(timeout_s=30)
+        second = engine.submit([ENDLESS])[0]
+        handles = engine.reserve(1)
+        with pytest.raises(QueueFullError):
+            engine.submit([EngineRequest([5], max_tokens=1)], handles)
+        second.cancel()
+        list(second.events())
+        engine.submit([EngineRequest([5], max_tokens=1)], handles)
+        first.cancel()
+        assert isinstance(handles[0].get(timeout_s=30), TokenEvent)
+
+
+def test_a_deadline_ends_a_request(engine: Engine) -> None:
+    (handle,) = engine.submit([EngineRequest([5], deadline_ns=1)])
+    (last,) = handle.events()
+    assert isinstance(last, FinishedEvent)
+    assert (last.reason, last.first_scheduled_ns) == (FinishReason.TIMEOUT, None)
+
+
+def test_cached_tokens_are_reported_and_shared_by_salt(tiny_engine: Callable[..., Path]) -> None:
+    prompt = list(range(20, 60))
+
+    def num_cached(engine: Engine, **fields: Any) -> int:
+        *_, last = engine.submit([EngineRequest(prompt, max_tokens=1, **fields)])[0].events()
+        assert isinstance(last, FinishedEvent)
+        return last.num_cached_tokens
+
+    with Engine(tiny_engine("gqa")) as engine:
+        salts = [b"", b"", b"a\0b", b"a\0c", b"a\0b"]
+        assert [num_cached(engine, cache_salt=salt) for salt in salts] == [0, 32, 0, 0, 32]
+        assert num_cached(engine, skip_block_reuse=True) == 0
+    with Engine(tiny_engine("gqa"), EngineOptions(enable_block_reuse=False)) as engine:
+        assert [num_cached(engine) for _ in range(2)] == [0, 0]
+
+
+def test_a_receiver_takes_the_place_of_the_queue(engine: Engine) -> None:
+    received: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    handles = engine.reserve(1)
+    handles[0].receive = received.put
+    engine.submit([EngineRequest([5], max_tokens=1)], handles)
+    assert isinstance(received.get(timeout=30), TokenEvent)
+    assert isinstance(received.get(timeout=30), FinishedEvent)
+    with pytest.raises(queue.Empty):
+        handles[0].get(timeout_s=0)
+
+
 # ------------------------------------------------------------------------------------------------ what it says
 
 
@@ -189,18 +258,56 @@ STATS = {
     "num_active_requests",
     "num_queued_requests",
     "num_completed_requests",
+    "num_preemptions",
     "num_blocks",
     "num_free_blocks",
+    "num_cached_blocks",
     "tokens_per_block",
     "prompt_tokens_computed",
+    "prompt_tokens_reused",
     "output_tokens",
+    "allocated_blocks",
+    "reused_blocks",
+    "missed_blocks",
     "last_step_ns",
     "last_step_num_tokens",
     "last_step_num_sequences",
 }
 
 
-@pytest.mark.parametrize(("function", "members"), [("precast_engine_info", INFO), ("precast_engine_stats", STATS)])
+ITERATION = {
+    "iter",
+    "timestamp_ns",
+    "latency_ns",
+    "num_new_active_requests",
+    "new_active_requests_queue_latency_ns",
+    "num_active_requests",
+    "num_queued_requests",
+    "num_completed_requests",
+    "num_paused_requests",
+    "num_scheduled_requests",
+    "num_context_requests",
+    "num_generation_requests",
+    "num_context_tokens",
+    "used_blocks",
+    "free_blocks",
+    "max_blocks",
+    "tokens_per_block",
+    "allocated_blocks",
+    "reused_blocks",
+    "missed_blocks",
+}
+
+
+@pytest.mark.parametrize(
+    ("function", "members"),
+    [
+        ("precast_engine_info", INFO),
+        ("precast_engine_stats", STATS),
+        ("precast_engine_iteration_stats", ITERATION),
+        ("precast_engine_kv_events", {"event_id", "num_blocks", "parent_hash", "blocks", "block_hashes", "priority"}),
+    ],
+)
 def test_the_header_names_every_member(function: str, members: set[str]) -> None:
     before = HEADER.read_text().partition(f"*{function}(const")[0]
     assert members <= set(re.findall(r"\w+", before.rpartition("/*")[2]))
@@ -245,6 +352,8 @@ def test_stats_count(engine: Engine) -> None:
         ({"kv_cache_bytes": 2**64}, ValueError, r"kv_cache_bytes must be between 1 and 2\*\*64 - 1, or None, got "),
         ({"max_batch_size": 1.5}, TypeError, "max_batch_size must be an integer or None, got 1.5"),
         ({"max_num_tokens": True}, TypeError, "max_num_tokens must be an integer or None, got True"),
+        ({"max_queue_size": 0}, ValueError, r"max_queue_size must be between 1 and 2\*\*64 - 1, or None, got 0"),
+        ({"kv_events_size": -1}, ValueError, r"kv_events_size must be between 0 and 2\*\*32 - 1, or None, got -1"),
     ],
 )
 def test_options_that_c_would_wrap_around_are_refused(
@@ -252,6 +361,38 @@ def test_options_that_c_would_wrap_around_are_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         EngineOptions(**options)
+
+
+def test_iterations_are_given_once(tiny_engine: Callable[..., Path]) -> None:
+    with Engine(tiny_engine("gqa"), EngineOptions(iteration_stats_size=3)) as engine:
+        assert engine.take_iteration_stats() == []
+        list(engine.submit([EngineRequest([5, 6, 7], max_tokens=8, ignore_eos=True)])[0].events())
+        iterations = engine.take_iteration_stats()
+        assert [iteration["iter"] for iteration in iterations] == [6, 7, 8]  # older ones were dropped
+        assert all(set(iteration) == ITERATION for iteration in iterations)
+        assert abs(iterations[-1]["timestamp_ns"] - time.monotonic_ns()) < 60e9
+        assert engine.take_iteration_stats() == []
+
+
+def test_no_iterations_are_kept_unless_asked(engine: Engine) -> None:
+    list(engine.submit([EngineRequest([5], max_tokens=2)])[0].events())
+    assert engine.take_iteration_stats() == []
+    assert engine.take_kv_events() == []
+
+
+def test_kv_events_and_a_reset(tiny_engine: Callable[..., Path]) -> None:
+    prompt = list(range(20, 40))
+    with Engine(tiny_engine("gqa"), EngineOptions(kv_events_size=100)) as engine:
+        (created,) = engine.take_kv_events()
+        assert created == {"event_id": 0, "type": "created", "num_blocks": engine.info["num_blocks"]}
+        list(engine.submit([EngineRequest(prompt, max_tokens=1)])[0].events())
+        (stored,) = engine.take_kv_events()
+        assert (stored["event_id"], stored["type"], stored["parent_hash"]) == (1, "stored", None)
+        assert [block["tokens"] for block in stored["blocks"]] == [prompt[:16]]
+        engine.reset_prefix_cache()
+        list(engine.submit([EngineRequest([5], max_tokens=1)])[0].events())  # served after the reset
+        (removed,) = engine.take_kv_events()
+        assert (removed["type"], removed["block_hashes"]) == ("removed", [stored["blocks"][0]["block_hash"]])
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -358,21 +499,6 @@ def test_errors_keep_their_kind_code_and_message(code: int, class_: type[NativeE
     error = make_error(code, "what is wrong")
     for each in (error, pickle.loads(pickle.dumps(error))):
         assert (type(each), each.code, str(each)) == (class_, code, "what is wrong")
-
-
-def finished_struct(reason: int) -> library.EventStruct:
-    return library.EventStruct(kind=library.EVENT_FINISHED, finish_reason=reason, stop_token_id=-1)
-
-
-def test_a_finish_reason_of_a_newer_library_is_an_error_and_no_hang() -> None:
-    event = native_engine._to_event(library.load_library(), finished_struct(99))
-    assert isinstance(event, FinishedEvent)
-    assert event.reason is FinishReason.ERROR
-    assert str(event.error) == "the library ended the request with reason 99"
-
-
-def test_an_event_of_a_newer_library_is_skipped() -> None:
-    assert native_engine._to_event(library.load_library(), library.EventStruct(kind=99)) is None
 
 
 def test_a_fork_is_noticed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

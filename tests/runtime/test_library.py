@@ -87,7 +87,7 @@ def test_functions_in_structs_take_as_many_arguments(struct: str) -> None:
     assert body is not None
     declared = {name: len(arguments.split(",")) for name, arguments in FUNCTION_FIELD.findall(body.group(1))}
     mirrored = {
-        name: len(type_._argtypes_)  # type: ignore[union-attr, arg-type]
+        name: len(type_._argtypes_)  # type: ignore[arg-type]
         for name, type_, *_ in STRUCTS[struct]._fields_
         if hasattr(type_, "_argtypes_") and type_ is not structs.LogCallback
     }

@@ -120,16 +120,16 @@ def test_a_pipe_that_closes_while_the_rest_is_buffered(tiny_engine: Callable[...
 
 INTERRUPTED_AT_THE_FIRST_TOKEN = """
 import os, signal, sys
-from precast import generation
+from precast.completion import Completion
 from precast.cli import main
 
-accept_token = generation._Completion.accept_token
+accept_token = Completion.accept_token
 
-def accept_and_interrupt(self, token_id):
-    accept_token(self, token_id)
+def accept_and_interrupt(self, event):
+    accept_token(self, event)
     os.kill(os.getpid(), signal.SIGINT)
 
-generation._Completion.accept_token = accept_and_interrupt
+Completion.accept_token = accept_and_interrupt
 sys.exit(main(["run", sys.argv[1], "print(", "--temperature", "0"]))
 """
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from precast import LLM, SamplingParams, generation
+from precast import LLM, SamplingParams
 from precast.cli import run
+from precast.generation import GeneratedRequest
 from tests.precast.cli.conftest import Result
 
 Precast = Callable[..., Result]
@@ -190,12 +191,12 @@ def test_ctrl_c_during_an_answer_ends_only_that(
     precast: Precast, tiny_engine: Callable[..., Path], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = iter(["print(", "print("])
-    accept_token, num_tokens = generation._Completion.accept_token, itertools.count()
+    wait, num_waits = GeneratedRequest.wait, itertools.count()
 
-    def interrupt_once(completion: generation._Completion, token_id: int) -> None:
-        if next(num_tokens) == 0:
+    def interrupt_once(request: GeneratedRequest, version: int, timeout_s: float | None = None) -> bool:
+        if next(num_waits) == 0:
             raise KeyboardInterrupt
-        accept_token(completion, token_id)
+        return wait(request, version, timeout_s)
 
     def read_line(_: str) -> str:
         try:
@@ -205,7 +206,7 @@ def test_ctrl_c_during_an_answer_ends_only_that(
 
     monkeypatch.setattr(run, "_at_terminal", lambda: True)
     monkeypatch.setattr("builtins.input", read_line)
-    monkeypatch.setattr(generation._Completion, "accept_token", interrupt_once)
+    monkeypatch.setattr(GeneratedRequest, "wait", interrupt_once)
     result = precast("run", tiny_engine("gqa"), *GREEDY)
     assert (result.status, result.out) == (0, expected + "\n")
     assert "\n(stopped)\n" in result.err
