@@ -206,16 +206,16 @@ PRECAST_API precast_error_t *precast_engine_stats(const precast_engine_t *engine
  * (CLOCK_MONOTONIC at its end), latency_ns, num_new_active_requests, new_active_requests_queue_latency_ns (their time in the
  * queue, summed), num_active_requests, num_queued_requests, num_completed_requests, num_paused_requests (preempted and
  * waiting), num_scheduled_requests, num_context_requests, num_generation_requests, num_context_tokens, used_blocks,
- * free_blocks, max_blocks, tokens_per_block, allocated_blocks, reused_blocks, missed_blocks (the last three count from the
- * start). See precast_engine_options_t.iteration_stats_size. The caller owns `*json`. */
+ * free_blocks, max_blocks, tokens_per_block, allocated_blocks, reused_blocks, missed_blocks. The last three and
+ * num_completed_requests count from the start. See precast_engine_options_t.iteration_stats_size. The caller owns `*json`. */
 PRECAST_API precast_error_t *precast_engine_iteration_stats(const precast_engine_t *engine, char **json);
 
 /* Takes the events about cached KV blocks since the last call, oldest first, as a JSON array of objects, each with event_id
- * (ascending by 1; a gap means that events were dropped) and one of
- *     created {num_blocks}                                                     the first event
- *     stored  {parent_hash or null, blocks: [{block_hash, tokens, priority}]}  can be reused from now on
- *     removed {block_hashes}                                                   no longer
- *     updated {block_hash, priority}
+ * (ascending by 1; a gap means that events were dropped), type, and what belongs to the type:
+ *     "created"  num_blocks                                                      the first event
+ *     "stored"   parent_hash (or null), blocks: [{block_hash, tokens, priority}]  can be reused from now on
+ *     "removed"  block_hashes                                                    no longer
+ *     "updated"  block_hash, priority
  * Hashes are strings of 32 hexadecimal digits, equal for equal tokens, parents and salts within one engine. See
  * precast_engine_options_t.kv_events_size. The caller owns `*json`. */
 PRECAST_API precast_error_t *precast_engine_kv_events(const precast_engine_t *engine, char **json);
