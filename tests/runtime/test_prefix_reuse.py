@@ -1,4 +1,4 @@
-"""What requests share is computed once, counted on a real engine. For exact blocks: tests/native/test_scheduler_reuse.cpp."""
+"""What requests share is computed once, counted on a real engine. Exact blocks: tests/native/test_scheduler_reuse."""
 
 from collections.abc import Callable
 from pathlib import Path
