@@ -5,6 +5,12 @@
 
 namespace precast {
 
+inline constexpr int philox_rounds = 10;
+inline constexpr std::uint32_t philox_multiplier_0 = 0xD2511F53;
+inline constexpr std::uint32_t philox_multiplier_1 = 0xCD9E8D57;
+inline constexpr std::uint32_t philox_weyl_0 = 0x9E3779B9;
+inline constexpr std::uint32_t philox_weyl_1 = 0xBB67AE85;
+
 /// Philox-4x32-10: four random words that are a pure function of a counter and a key. No state, so a draw depends on nothing
 /// that was drawn before or beside it.
 ///
@@ -12,18 +18,14 @@ namespace precast {
 /// answers published with the authors' library.
 inline std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
                                                std::array<std::uint32_t, 2> key) noexcept {
-  constexpr std::uint64_t multiplier_0 = 0xD2511F53;
-  constexpr std::uint64_t multiplier_1 = 0xCD9E8D57;
-  constexpr std::uint32_t weyl_0 = 0x9E3779B9;
-  constexpr std::uint32_t weyl_1 = 0xBB67AE85;
-  for (int round = 0; round < 10; ++round) {
-    const std::uint64_t product_0 = multiplier_0 * counter[0];
-    const std::uint64_t product_1 = multiplier_1 * counter[2];
+  for (int round = 0; round < philox_rounds; ++round) {
+    const std::uint64_t product_0 = std::uint64_t{philox_multiplier_0} * counter[0];
+    const std::uint64_t product_1 = std::uint64_t{philox_multiplier_1} * counter[2];
     counter = {static_cast<std::uint32_t>(product_1 >> 32) ^ counter[1] ^ key[0],
                static_cast<std::uint32_t>(product_1),
                static_cast<std::uint32_t>(product_0 >> 32) ^ counter[3] ^ key[1],
                static_cast<std::uint32_t>(product_0)};
-    key = {key[0] + weyl_0, key[1] + weyl_1};
+    key = {key[0] + philox_weyl_0, key[1] + philox_weyl_1};
   }
   return counter;
 }

@@ -2,167 +2,175 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <map>
-#include <numeric>
-#include <set>
 #include <stdexcept>
+#include <utility>
 
+#include "plugins/cpu/mxcsr.h"
 #include "runtime/native/src/concat.h"
-#include "runtime/native/src/sampling/noise.h"
+#include "runtime/native/src/sampling/log64.h"
 
 namespace precast {
 namespace {
 
-constexpr float masked = -std::numeric_limits<float>::infinity();
-
-std::vector<std::int32_t> by_likelihood(std::span<const float> logits) {
-  std::vector<std::int32_t> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
-    return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)];
-  });
-  return order;
-}
-
-void edit_before_processor(const SamplingRow& row, std::vector<float>& logits) {
-  const SamplingParams& params = *row.params;
-  const auto mask = [&](std::int32_t id) { logits[static_cast<std::size_t>(id)] = masked; };
-  if (!params.allowed_token_ids.empty()) {
-    const std::set<std::int32_t> allowed(params.allowed_token_ids.begin(), params.allowed_token_ids.end());
-    for (std::size_t i = 0; i < logits.size(); ++i) {
-      if (!allowed.contains(static_cast<std::int32_t>(i))) logits[i] = masked;
-    }
-  }
-  const std::span<const std::int32_t> output = row.output_token_ids();
-  for (const auto& word : params.bad_words) {
-    const std::size_t prefix = word.size() - 1;
-    if (prefix <= output.size() && std::equal(word.begin(), word.end() - 1, output.last(prefix).begin())) {
-      mask(word.back());
-    }
-  }
-  if (output.size() < static_cast<std::size_t>(params.min_tokens)) {
-    for (const std::vector<std::int32_t>* ids : {&params.stop_token_ids, &params.eos_token_ids}) {
-      for (const std::int32_t id : *ids) {
-        if (id >= 0 && static_cast<std::size_t>(id) < logits.size()) mask(id);
-      }
-    }
-  }
-  for (const TokenBias& entry : params.logit_bias) logits[static_cast<std::size_t>(entry.token_id)] += entry.bias;
-}
-
-void apply_penalties(const SamplingRow& row, std::vector<float>& logits) {
-  const SamplingParams& params = *row.params;
-  std::map<std::int32_t, std::size_t> counts;  // in the output
-  for (const std::int32_t id : row.token_ids) counts[id] = 0;
-  for (const std::int32_t id : row.output_token_ids()) ++counts[id];
-  for (const auto& [id, count] : counts) {
-    float& logit = logits[static_cast<std::size_t>(id)];
-    logit = logit > 0.0F ? logit / params.repetition_penalty : logit * params.repetition_penalty;
-    logit -= params.frequency_penalty * static_cast<float>(count);
-    logit -= params.presence_penalty * static_cast<float>(count > 0);
-  }
-}
-
-std::int32_t draw(const SamplingRow& row, const std::vector<float>& logits) {
-  const SamplingParams& params = *row.params;
-  std::vector<std::int32_t> kept = by_likelihood(logits);
-  if (params.temperature < min_temperature) return kept.front();
-  const double largest = static_cast<double>(logits[static_cast<std::size_t>(kept.front())]);
-  const auto exponent = [&](std::int32_t id) {
-    return (static_cast<double>(logits[static_cast<std::size_t>(id)]) - largest) / static_cast<double>(params.temperature);
-  };
-  std::erase_if(kept, [&](std::int32_t id) { return !(std::exp(exponent(id)) >= static_cast<double>(params.min_p)); });
-  if (params.top_k > 0) kept.resize(std::min(kept.size(), static_cast<std::size_t>(params.top_k)));
-  if (params.top_p < 1.0F) {
-    double total = 0.0;
-    for (const std::int32_t id : kept) total += std::exp(exponent(id));
-    double before = 0.0;
-    std::size_t count = 0;
-    while (count < kept.size() && before < static_cast<double>(params.top_p) * total) before += std::exp(exponent(kept[count++]));
-    kept.resize(count);
-  }
-  const NoiseKey key{params.seed, row.sequence, static_cast<std::uint32_t>(row.token_ids.size())};
-  const auto score = [&](std::int32_t id) { return exponent(id) + gumbel_noise(key, static_cast<std::uint32_t>(id)); };
-  return *std::max_element(kept.begin(), kept.end(), [&](std::int32_t a, std::int32_t b) { return score(a) < score(b); });
-}
-
-std::vector<TokenLogprob> find_logprobs(const SamplingRow& row, std::int32_t sampled) {
-  const std::vector<std::int32_t> order = by_likelihood(row.logits);
-  const auto logit = [&](std::int32_t id) { return static_cast<double>(row.logits[static_cast<std::size_t>(id)]); };
-  double total = 0.0;
-  for (const std::int32_t id : order) total += std::exp(logit(id) - logit(order.front()));
-  std::vector<TokenLogprob> logprobs;
-  const auto add = [&](std::size_t i) {
-    const double logprob = logit(order[i]) - logit(order.front()) - std::log(total);
-    logprobs.push_back({order[i], static_cast<float>(logprob), static_cast<std::int32_t>(i + 1)});
-  };
-  add(static_cast<std::size_t>(std::find(order.begin(), order.end(), sampled) - order.begin()));
-  const std::size_t top = std::min(order.size(), static_cast<std::size_t>(row.params->num_logprobs));
-  for (std::size_t i = 0; i < top; ++i) add(i);
-  return logprobs;
-}
-
-std::optional<Error> find_raw_error(const SamplingRow& row) {
-  const bool has_nan = std::any_of(row.logits.begin(), row.logits.end(), [](float x) { return std::isnan(x); });
-  if (!has_nan && std::isfinite(*std::max_element(row.logits.begin(), row.logits.end()))) return std::nullopt;
+std::optional<Error> find_raw_error(const RowScan& scan, const SamplingRow& row) {
+  if (!scan.has_nan && std::isfinite(scan.max)) return std::nullopt;
   return Error(ErrorCode::internal,
                concat("the logits for position ", row.token_ids.size(), " hold ",
-                      has_nan ? "NaN" : "no finite largest value",
+                      scan.has_nan ? "NaN" : "no finite largest value",
                       ": the weights or this prompt overflow; `precast verify` checks the engine's files"));
 }
 
-std::optional<Error> find_edited_error(const SamplingRow& row, const std::vector<float>& logits) {
-  const bool has_nan = std::any_of(logits.begin(), logits.end(), [](float x) { return std::isnan(x); });
-  const float largest = *std::max_element(logits.begin(), logits.end());
-  if (!has_nan && std::isfinite(largest)) return std::nullopt;
-  if (!has_nan && largest < 0.0F) {
+std::optional<Error> find_edited_error(const RowScan& scan, const SamplingRow& row) {
+  if (!scan.has_nan && std::isfinite(scan.max)) return std::nullopt;
+  if (!scan.has_nan && scan.max < 0.0F) {
     return Error(ErrorCode::invalid_argument,
-                 concat("no token is left for position ", row.token_ids.size(), ": allowed_token_ids, bad_words, min_tokens ",
-                        "or a logits processor have masked all ", logits.size(), " of them; allow at least one"));
+                 concat("no token is left for position ", row.token_ids.size(), ": allowed_token_ids, bad_words, min_tokens or ",
+                        "a logits processor have masked all ", row.logits.size(), " of them; allow at least one"));
   }
   return Error(ErrorCode::invalid_argument,
-               concat("logit bias, penalties or a logits processor have left ", has_nan ? "NaN" : "+infinity",
-                      " among the logits for position ", row.token_ids.size(), "; keep logits finite, or -infinity to mask"));
+               concat("logit_bias, penalties or a logits processor have made a logit for position ", row.token_ids.size(), " ",
+                      scan.has_nan ? "NaN" : "+infinity", "; keep logits finite, or -infinity to mask a token"));
 }
 
 }  // namespace
 
-Sampler::Sampler(KernelLevel level) : level_(level) {}
+Sampler::Sampler(KernelLevel level) : kernels_(row_kernels(level)), selection_(kernels_) {}
 
 std::vector<SampledToken> Sampler::sample(std::span<const SamplingRow> rows, LogitsProcessor* processor) {
   const FloatingPointScope scope;
   std::vector<SampledToken> sampled(rows.size());
-  std::vector<std::vector<float>> edited(rows.size());
-  std::vector<ProcessorRow> processor_rows;
-  std::vector<std::size_t> processed;
+  const std::vector<std::span<float>> processed = process(rows, processor, sampled);
   for (std::size_t r = 0; r < rows.size(); ++r) {
-    sampled[r].error = find_raw_error(rows[r]);
-    if (sampled[r].error) continue;
-    edited[r].assign(rows[r].logits.begin(), rows[r].logits.end());
-    edit_before_processor(rows[r], edited[r]);
-    if (!rows[r].wants_processor) continue;
-    if (processor == nullptr) throw std::logic_error(concat("row ", r, " wants a logits processor, and there is none"));
-    processor_rows.push_back({rows[r], edited[r]});
-    processed.push_back(r);
-  }
-  if (!processed.empty()) {
-    try {
-      processor->process(processor_rows);
-    } catch (const Error& error) {
-      for (ProcessorRow& row : processor_rows) row.error = error;
-    }
-    for (std::size_t i = 0; i < processed.size(); ++i) sampled[processed[i]].error = processor_rows[i].error;
-  }
-  for (std::size_t r = 0; r < rows.size(); ++r) {
-    if (sampled[r].error) continue;
-    apply_penalties(rows[r], edited[r]);
-    sampled[r].error = find_edited_error(rows[r], edited[r]);
-    if (sampled[r].error) continue;
-    sampled[r].token_id = draw(rows[r], edited[r]);
-    if (rows[r].params->num_logprobs >= 0) sampled[r].logprobs = find_logprobs(rows[r], sampled[r].token_id);
+    if (!sampled[r].error) sampled[r] = sample_row(rows[r], processed[r]);
   }
   return sampled;
+}
+
+// ----------------------------------------------------------------------------------------------------------- processor
+
+/// What the processor made of each row that wants it; an empty span for the others. Failures go to `sampled`.
+std::vector<std::span<float>> Sampler::process(std::span<const SamplingRow> rows, LogitsProcessor* processor,
+                                               std::vector<SampledToken>& sampled) {
+  std::vector<std::span<float>> processed(rows.size());
+  std::size_t num_logits = 0;
+  for (const SamplingRow& row : rows) num_logits += row.wants_processor ? row.logits.size() : 0;
+  if (num_logits == 0) return processed;
+  if (processor == nullptr) throw std::logic_error("a row wants a logits processor, and there is none");
+
+  processed_.resize(num_logits);
+  std::span<float> free = processed_;
+  std::vector<ProcessorRow> processor_rows;
+  std::vector<std::size_t> indices;  // of processor_rows among rows
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    if (!rows[r].wants_processor) continue;
+    const std::span<float> logits = free.first(rows[r].logits.size());
+    free = free.subspan(logits.size());
+    sampled[r].error = find_raw_error(scan(rows[r].logits, raw_block_max_, logits.data(), 0.0F), rows[r]);
+    if (sampled[r].error) continue;
+    LogitEdits::apply_before_processor(rows[r], logits);
+    processed[r] = logits;
+    processor_rows.push_back({.source = rows[r], .logits = logits});
+    indices.push_back(r);
+  }
+  if (processor_rows.empty()) return processed;
+  try {
+    processor->process(processor_rows);
+  } catch (const Error& error) {
+    for (ProcessorRow& row : processor_rows) row.error = error;
+  }
+  for (std::size_t i = 0; i < indices.size(); ++i) sampled[indices[i]].error = std::move(processor_rows[i].error);
+  return processed;
+}
+
+// ----------------------------------------------------------------------------------------------------------------- row
+
+SampledToken Sampler::sample_row(const SamplingRow& row, std::span<float> processed) {
+  const SamplingParams& params = *row.params;
+  const bool is_processed = !processed.empty();
+  const bool is_edited = is_processed || LogitEdits::is_any_before_processor(row) || LogitEdits::is_any_penalty(row);
+  if (is_edited && !is_processed) edited_.resize(row.logits.size());
+  const std::span<float> edited = is_processed ? processed : std::span(edited_);
+
+  // The one mass that a scan gives: of the raw logits for logprobs, else of what top_p is about.
+  const bool is_plain_top_p = params.top_p < 1.0F && params.top_k == 0 && params.min_p == 0.0F;
+  const float top_p_temperature = is_plain_top_p && params.temperature >= min_temperature ? params.temperature : 0.0F;
+  const float raw_temperature = params.num_logprobs >= 0 ? 1.0F : is_edited ? 0.0F : top_p_temperature;
+  float* const copy = is_edited && !is_processed ? edited.data() : nullptr;
+  const RowScan raw_scan = scan(row.logits, raw_block_max_, copy, raw_temperature);
+  SampledToken sampled{.token_id = -1, .error = find_raw_error(raw_scan, row)};
+  if (sampled.error) return sampled;
+  const Row raw{row.logits.data(), row.logits.size(), raw_block_max_.data(), raw_scan.max};
+  Row chosen_from = raw;
+  double mass = raw_temperature == top_p_temperature ? raw_scan.mass : 0.0;
+  if (is_edited) {
+    if (!is_processed) LogitEdits::apply_before_processor(row, edited);
+    if (LogitEdits::is_any_penalty(row)) edits_.apply_penalties(row, edited);
+    const RowScan edited_scan = scan(edited, edited_block_max_, nullptr, top_p_temperature);
+    sampled.error = find_edited_error(edited_scan, row);
+    if (sampled.error) return sampled;
+    chosen_from = {edited.data(), edited.size(), edited_block_max_.data(), edited_scan.max};
+    mass = edited_scan.mass;
+  }
+  sampled.token_id =
+      choose(chosen_from, mass, params, {params.seed, row.sequence, static_cast<std::uint32_t>(row.token_ids.size())});
+  if (params.num_logprobs >= 0) {
+    sampled.logprobs = find_logprobs(raw, raw_scan.mass, sampled.token_id, params.num_logprobs);
+  }
+  return sampled;
+}
+
+RowScan Sampler::scan(std::span<const float> logits, std::vector<float>& block_max, float* copy,
+                      float mass_temperature) const {
+  block_max.resize(num_row_blocks(logits.size()));
+  return kernels_.scan(logits.data(), logits.size(), block_max.data(), copy, mass_temperature);
+}
+
+/// `mass` of the row at the request's temperature; 0: not known.
+std::int32_t Sampler::choose(const Row& row, double mass, const SamplingParams& params, const NoiseKey& key) {
+  const std::int32_t most_likely = find_most_likely(row);
+  if (params.temperature < min_temperature) return most_likely;
+  Place end = end_of_row;
+  if (params.min_p > 0.0F) end = end_of_min_p(row, params.temperature, params.min_p);
+  if (params.top_k > 0 && static_cast<std::size_t>(params.top_k) < row.num_tokens) {
+    const Place last = selection_.most_likely(row, static_cast<std::size_t>(params.top_k)).back();
+    end = std::min(end, Place{last.logit, last.id + 1}, comes_before);
+  }
+  if (params.top_p == 1.0F) return kernels_.draw(row, most_likely, end, params.temperature, key).id;
+  if (mass == 0.0 || comes_before(end, end_of_row)) mass = kernels_.mass_before(row, end, params.temperature);
+  return draw_from_nucleus(row, most_likely, end, static_cast<double>(params.top_p) * mass, params.temperature, key);
+}
+
+/// Draws without knowing what top_p keeps. The winner among all tokens before `end` is the winner among fewer if it is one of
+/// them: if the tokens before it hold less than `nucleus_mass`. If not, it is not kept, nor is any token behind it, and the
+/// next draw is among those before it. The most likely token is always kept.
+std::int32_t Sampler::draw_from_nucleus(const Row& row, std::int32_t most_likely, Place end, double nucleus_mass,
+                                        float temperature, const NoiseKey& key) const {
+  for (;;) {
+    const std::int32_t id = kernels_.draw(row, most_likely, end, temperature, key).id;
+    end = {row.logits[id], id};
+    if (id == most_likely || kernels_.mass_before(row, end, temperature) < nucleus_mass) return id;
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ logprobs
+
+/// `mass` of the raw logits at temperature 1.
+std::vector<TokenLogprob> Sampler::find_logprobs(const Row& raw, double mass, std::int32_t sampled,
+                                                 std::int32_t num_most_likely) {
+  const double log_mass = log64(mass);
+  std::vector<TokenLogprob> logprobs;
+  const auto add = [&](const Place& place, std::size_t num_before) {
+    // The difference first: a logarithm would be lost in a huge logit.
+    const double logprob = static_cast<double>(place.logit) - static_cast<double>(raw.max) - log_mass;
+    logprobs.push_back({place.id, static_cast<float>(logprob), static_cast<std::int32_t>(num_before + 1)});
+  };
+  const Place place{raw.logits[sampled], sampled};
+  add(place, kernels_.count_before(raw, place));
+  if (num_most_likely == 0) return logprobs;
+  const std::span<Place> most_likely = selection_.most_likely(raw, static_cast<std::size_t>(num_most_likely));
+  std::sort(most_likely.begin(), most_likely.end(), comes_before);
+  for (std::size_t i = 0; i < most_likely.size(); ++i) add(most_likely[i], i);
+  return logprobs;
 }
 
 }  // namespace precast

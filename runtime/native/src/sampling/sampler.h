@@ -5,8 +5,11 @@
 #include <vector>
 
 #include "plugins/cpu/kernel.h"
+#include "runtime/native/src/sampling/logit_edits.h"
 #include "runtime/native/src/sampling/logits_processor.h"
+#include "runtime/native/src/sampling/row_kernels.h"
 #include "runtime/native/src/sampling/sampled_token.h"
+#include "runtime/native/src/sampling/token_selection.h"
 
 namespace precast {
 
@@ -46,7 +49,23 @@ class Sampler {
   std::vector<SampledToken> sample(std::span<const SamplingRow> rows, LogitsProcessor* processor = nullptr);
 
  private:
-  KernelLevel level_;
+  std::vector<std::span<float>> process(std::span<const SamplingRow> rows, LogitsProcessor* processor,
+                                        std::vector<SampledToken>& sampled);
+  SampledToken sample_row(const SamplingRow& row, std::span<float> processed);
+  RowScan scan(std::span<const float> logits, std::vector<float>& block_max, float* copy, float mass_temperature) const;
+  std::int32_t choose(const Row& row, double mass, const SamplingParams& params, const NoiseKey& key);
+  std::int32_t draw_from_nucleus(const Row& row, std::int32_t most_likely, Place end, double nucleus_mass,
+                                 float temperature, const NoiseKey& key) const;
+  std::vector<TokenLogprob> find_logprobs(const Row& raw, double mass, std::int32_t sampled,
+                                          std::int32_t num_most_likely);
+
+  const RowKernels& kernels_;
+  TokenSelection selection_;
+  LogitEdits edits_;
+  std::vector<float> raw_block_max_;
+  std::vector<float> edited_block_max_;
+  std::vector<float> edited_;     // one row: a copy with the changes that its request asks for
+  std::vector<float> processed_;  // the rows of a LogitsProcessor
 };
 
 }  // namespace precast
