@@ -100,6 +100,12 @@ TEST("the KV pool counts the blocks of every group, of a window only what it see
   CHECK_THROWS(plan_kv_pool(input));
 }
 
+TEST("a pool that the caller has sized may hold more than what runs at once") {
+  KvPlanInput input = base;
+  input.kv_cache_bytes = 1000 * input.bytes_per_block;
+  CHECK_EQ(plan_kv_pool(input).num_blocks, 1000);
+}
+
 TEST("a model without attention needs no memory for its pool") {
   KvPlanInput input = base;
   input.bytes_per_block = 0;

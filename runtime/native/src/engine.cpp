@@ -204,6 +204,7 @@ void Engine::run() {
     publish();
   } catch (const std::exception& error) {
     // A defect of ours, such as a failed audit: nobody may wait for ever because of it.
+    settings_.log.error("the engine stopped: ", error.what());
     stop(Error(ErrorCode::internal, concat("the engine stopped: ", error.what())));
   }
   const std::lock_guard lock(mutex_);
@@ -276,15 +277,18 @@ void Engine::collect_oldest_step() {
 }
 /// An error of the session ends the requests of this step and nobody else's.
 void Engine::do_or_fail(const ScheduledStep& step, const std::function<void()>& work) {
+  const auto fail = [&](const Error& error) {
+    settings_.log.error("step ", step.batch.id, " of ", step.batch.num_sequences(), " sequences failed: ", error.what());
+    scheduler_.fail(step, error, emit_);
+  };
   try {
     work();
   } catch (const Error& error) {
-    scheduler_.fail(step, error, emit_);
+    fail(error);
   } catch (const std::bad_alloc&) {
-    scheduler_.fail(step, Error(ErrorCode::resource_exhausted,
-                                concat("no memory for a step of ", step.batch.num_tokens(), " tokens and ",
-                                       step.batch.num_sequences(), " sequences; load the engine with a smaller "
-                                       "max_num_tokens or kv_cache_bytes")), emit_);
+    fail(Error(ErrorCode::resource_exhausted,
+               concat("no memory for a step of ", step.batch.num_tokens(), " tokens and ", step.batch.num_sequences(),
+                      " sequences; load the engine with a smaller max_num_tokens or kv_cache_bytes")));
   }
 }
 
@@ -341,6 +345,11 @@ void Engine::record(const ScheduledStep& step, std::int64_t start_ns) {
   counters_.last_step_ns = end_ns - start_ns;
   counters_.last_step_num_tokens = step.batch.num_tokens();
   counters_.last_step_num_sequences = step.batch.num_sequences();
+  if (!has_warned_of_preemption_ && scheduler_.counters().num_preemptions > 0) {
+    settings_.log.warning("requests are preempted and computed again: the ", num_blocks_, " blocks of the KV cache are too "
+                          "few for what runs at once; give a larger kv_cache_bytes or a smaller max_batch_size");
+    has_warned_of_preemption_ = true;
+  }
   if (settings_.iteration_stats_size == 0) return;
   IterationStats iteration;
   iteration.timestamp_ns = end_ns;

@@ -15,6 +15,7 @@
 
 #include "runtime/native/src/engine_stats.h"
 #include "runtime/native/src/event_fd.h"
+#include "runtime/native/src/log.h"
 #include "runtime/native/src/request.h"
 #include "runtime/native/src/sampling/logits_processor.h"
 #include "runtime/native/src/sampling/sampler.h"
@@ -53,6 +54,7 @@ struct EngineSettings {
   std::size_t iteration_stats_size = 0;        ///< iterations whose statistics are kept
   KernelLevel kernel_level = KernelLevel::portable;      ///< of the sampler
   std::shared_ptr<LogitsProcessor> logits_processor{};  ///< for requests that ask for it; may be empty
+  Log log{};
 };
 
 /// In-flight batching over one session.
@@ -138,6 +140,7 @@ class Engine {
   const Scheduler::Emit emit_ = [this](Event event) { outbox_.push_back(std::move(event)); };
   EngineStats counters_;       // stats_ follows at publish()
   std::deque<IterationStats> new_iterations_;
+  bool has_warned_of_preemption_ = false;
 
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable inbox_changed_;

@@ -73,9 +73,9 @@ SchedulerConfig scheduler_config(const EngineManifest& manifest, const EngineOpt
 }
 
 std::string describe(const EngineManifest& manifest, const EngineOptions& options, const KvPlan& kv_plan,
-                     const OrtSession& session) {
-  return JsonWriter()
-      .add("precast_version", version())
+                     const OrtSession* session) {
+  JsonWriter json;
+  json.add("precast_version", version())
       .add("path", manifest.directory.string())
       .add("architecture", manifest.model.architecture)
       .add("vocab_size", manifest.model.vocab_size)
@@ -88,12 +88,13 @@ std::string describe(const EngineManifest& manifest, const EngineOptions& option
       .add("num_blocks", kv_plan.num_blocks)
       .add("kv_cache_bytes", static_cast<std::uint64_t>(kv_plan.num_blocks) * kv_page_bytes(manifest.ranks.front().kv_caches))
       .add("max_batch_size", options.max_batch_size)
-      .add("max_num_tokens", options.max_num_tokens)
-      .add("num_threads", session.num_threads())
-      .add("kernel_level", name(session.kernel_level()))
-      .add("onnxruntime_version", session.onnxruntime_version())
-      .add("weights_bytes", session.weights_bytes())
-      .add("weights_huge_page_bytes", session.weights_huge_page_bytes())
+      .add("max_num_tokens", options.max_num_tokens);
+  if (session == nullptr) return json.finish();
+  return json.add("num_threads", session->num_threads())
+      .add("kernel_level", name(session->kernel_level()))
+      .add("onnxruntime_version", session->onnxruntime_version())
+      .add("weights_bytes", session->weights_bytes())
+      .add("weights_huge_page_bytes", session->weights_huge_page_bytes())
       .finish();
 }
 
@@ -105,23 +106,74 @@ std::unique_ptr<OrtSession> load_session(const EngineManifest& manifest, const E
                                      .num_blocks = num_blocks});
 }
 
+void log_plan(const EngineManifest& manifest, const EngineOptions& options, const KvPlan& kv_plan) {
+  options.log.info("loaded ", manifest.directory.string(), ": ", manifest.model.architecture, ", weights ",
+                   manifest.build.dtype, ", KV cache ", manifest.build.kv_cache_dtype, ", ", kv_plan.num_blocks,
+                   " blocks of ", manifest.build.tokens_per_block, " tokens");
+  const std::int64_t wanted = options.max_seq_len != 0 ? options.max_seq_len : manifest.model.max_seq_len;
+  if (kv_plan.max_seq_len < wanted) {
+    options.log.warning("max_seq_len is ", kv_plan.max_seq_len, " and not ", wanted,
+                        kv_plan.max_seq_len < manifest.model.max_seq_len
+                            ? ": the KV cache holds no more; give a larger kv_cache_bytes"
+                            : ": the engine was built for no more");
+  }
+}
+
+LoadedEngine start(const EngineManifest& manifest, const EngineOptions& options, const KvPlan& kv_plan,
+                   std::unique_ptr<Session> session, KernelLevel sampler_level, std::function<std::string()> info) {
+  const SchedulerConfig config = scheduler_config(manifest, options, kv_plan, *session);
+  log_plan(manifest, options, kv_plan);
+  EngineSettings settings{.max_queue_size = options.max_queue_size,
+                          .iteration_stats_size = options.iteration_stats_size,
+                          .kernel_level = sampler_level,
+                          .logits_processor = options.logits_processor,
+                          .log = options.log};
+  auto engine = std::make_unique<Engine>(std::move(session), config, limits_of(manifest, kv_plan), std::move(settings));
+  return {std::move(engine), std::move(info)};
+}
+
+/// An engine whose steps somebody else computes: what its graphs need is that session's business.
+LoadedEngine load_external(const std::filesystem::path& directory, const EngineOptions& options) {
+  RuntimeSupport support = runtime_support();
+  support.supports = [](std::string_view) { return true; };
+  const EngineManifest manifest = read_manifest(directory, support);
+  MadeSession made = options.make_session({.engine_path = directory.string(),
+                                           .kv_cache_bytes = options.kv_cache_bytes,
+                                           .max_batch_size = options.max_batch_size,
+                                           .max_num_tokens = options.max_num_tokens,
+                                           .max_seq_len = options.max_seq_len,
+                                           .tokens_per_block = static_cast<std::uint32_t>(manifest.build.tokens_per_block),
+                                           .num_kv_groups = static_cast<std::uint32_t>(manifest.ranks.front().kv_groups.size()),
+                                           .vocab_size = static_cast<std::uint32_t>(manifest.model.vocab_size)});
+  const std::vector<std::int64_t> windows = kv_group_windows(manifest.ranks.front().kv_groups);
+  // Its blocks are counted as bytes of one each: what remains to be found is how long a sequence may be.
+  const KvPlan kv_plan =
+      plan_kv_pool({.bytes_per_block = 1,
+                    .tokens_per_block = static_cast<std::uint64_t>(manifest.build.tokens_per_block),
+                    .windows = windows,
+                    .max_step_tokens = options.max_num_tokens * made.session->max_in_flight(),
+                    .engine_max_seq_len = static_cast<std::uint64_t>(manifest.model.max_seq_len),
+                    .wanted_max_seq_len = options.max_seq_len,
+                    .max_batch_size = options.max_batch_size,
+                    .kv_cache_bytes = made.num_blocks,
+                    .available_bytes = 0});
+  auto info = [=] { return describe(manifest, options, kv_plan, nullptr); };
+  return start(manifest, options, kv_plan, std::move(made.session), best_kernel_level(), std::move(info));
+}
+
 }  // namespace
 
 LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOptions& options) {
   check(options);
+  if (options.make_session) return load_external(directory, options);
   const EngineManifest manifest = read_manifest(directory, runtime_support());
   const std::vector<std::int64_t> windows = kv_group_windows(manifest.ranks.front().kv_groups);
   const KvPlan kv_plan = plan(manifest, windows, options);
   std::unique_ptr<OrtSession> session = load_session(manifest, options, kv_plan.num_blocks);
   // The session belongs to the engine, at the same address.
-  auto info = [=, loaded = session.get()] { return describe(manifest, options, kv_plan, *loaded); };
-  const SchedulerConfig config = scheduler_config(manifest, options, kv_plan, *session);
-  EngineSettings settings{.max_queue_size = options.max_queue_size,
-                          .iteration_stats_size = options.iteration_stats_size,
-                          .kernel_level = session->kernel_level(),
-                          .logits_processor = options.logits_processor};
-  auto engine = std::make_unique<Engine>(std::move(session), config, limits_of(manifest, kv_plan), std::move(settings));
-  return {std::move(engine), std::move(info)};
+  auto info = [=, loaded = session.get()] { return describe(manifest, options, kv_plan, loaded); };
+  const KernelLevel level = session->kernel_level();
+  return start(manifest, options, kv_plan, std::move(session), level, std::move(info));
 }
 
 LoadedModel load_model(const std::filesystem::path& directory, const EngineOptions& options) {
@@ -132,7 +184,7 @@ LoadedModel load_model(const std::filesystem::path& directory, const EngineOptio
   const std::vector<std::int64_t> windows = kv_group_windows(manifest.ranks.front().kv_groups);
   const KvPlan kv_plan = plan(manifest, windows, one_sequence);
   std::unique_ptr<OrtSession> session = load_session(manifest, options, kv_plan.num_blocks);
-  auto info = [=, loaded = session.get()] { return describe(manifest, one_sequence, kv_plan, *loaded); };
+  auto info = [=, loaded = session.get()] { return describe(manifest, one_sequence, kv_plan, loaded); };
   auto model = std::make_unique<Model>(std::move(session), limits_of(manifest, kv_plan), options.max_num_tokens,
                                        static_cast<std::size_t>(manifest.build.tokens_per_block), windows);
   return {std::move(model), std::move(info)};

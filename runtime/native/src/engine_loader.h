@@ -7,9 +7,29 @@
 #include <string>
 
 #include "runtime/native/src/engine.h"
+#include "runtime/native/src/log.h"
 #include "runtime/native/src/model.h"
 
 namespace precast {
+
+/// What a session that is not built in is told; precast_session_config_t.
+struct SessionConfig {
+  std::string engine_path;
+  std::uint64_t kv_cache_bytes = 0;
+  std::uint32_t max_batch_size = 0;
+  std::uint32_t max_num_tokens = 0;
+  std::uint32_t max_seq_len = 0;
+  std::uint32_t tokens_per_block = 0;
+  std::uint32_t num_kv_groups = 0;
+  std::uint32_t vocab_size = 0;
+};
+
+struct MadeSession {
+  std::unique_ptr<Session> session;
+  std::uint32_t num_blocks = 0;  ///< of its KV memory, over all groups
+};
+
+using SessionFactory = std::function<MadeSession(const SessionConfig&)>;
 
 /// How to load an engine; precast_engine_options_t, where each field is explained. 0 and "" are the defaults.
 struct EngineOptions {
@@ -26,6 +46,8 @@ struct EngineOptions {
   std::uint32_t iteration_stats_size = 0;
   std::uint32_t kv_events_size = 0;
   std::shared_ptr<LogitsProcessor> logits_processor;
+  SessionFactory make_session;  ///< empty: ONNX Runtime computes
+  Log log;
 };
 
 struct LoadedEngine {

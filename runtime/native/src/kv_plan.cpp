@@ -51,7 +51,10 @@ KvPlan plan_kv_pool(const KvPlanInput& input) {
   const bool asked = input.wanted_max_seq_len != 0 && input.wanted_max_seq_len <= input.engine_max_seq_len;
   std::uint64_t max_seq_len = asked ? input.wanted_max_seq_len : input.engine_max_seq_len;
   const std::uint64_t blocks_per_sequence = blocks_in_all_groups(input, max_seq_len);
-  const std::uint64_t useful = std::min(max_blocks, input.max_batch_size * blocks_per_sequence);
+  // Who asks for more than what can run at once wants it for prefixes to be kept in.
+  const bool sized_by_caller = input.kv_cache_bytes != 0 && input.bytes_per_block != 0;
+  const std::uint64_t useful =
+      sized_by_caller ? max_blocks : std::min(max_blocks, input.max_batch_size * blocks_per_sequence);
   const std::uint64_t budget = input.kv_cache_bytes != 0 ? input.kv_cache_bytes : input.available_bytes / 2;
   const std::uint64_t affordable = input.bytes_per_block == 0 ? max_blocks : budget / input.bytes_per_block;
   const std::uint64_t num_blocks = std::min(affordable, useful);

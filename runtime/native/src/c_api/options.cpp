@@ -1,5 +1,7 @@
 #include "runtime/native/src/c_api/options.h"
 
+#include "runtime/native/src/c_api/external_session.h"
+#include "runtime/native/src/c_api/logits_processor.h"
 #include "runtime/native/src/c_api/structs.h"
 
 namespace precast {
@@ -18,6 +20,13 @@ CapacityPolicy to_policy(precast_capacity_policy_t policy) {
     throw Error(ErrorCode::invalid_argument, concat("capacity_policy is ", policy, ", which is none of PRECAST_CAPACITY_*"));
   }
   return static_cast<CapacityPolicy>(policy);
+}
+
+Log make_log(precast_log_callback_t callback, void* user_data) {
+  if (callback == nullptr) return {};
+  return Log([=](LogLevel level, const std::string& message) {
+    callback(user_data, static_cast<precast_log_level_t>(level), message.c_str());
+  });
 }
 
 }  // namespace
@@ -39,6 +48,13 @@ EngineOptions to_options(const precast_engine_options_t* from) {
   to.max_queue_size = options.max_queue_size;
   to.iteration_stats_size = options.iteration_stats_size;
   to.kv_events_size = options.kv_events_size;
+  to.logits_processor = make_logits_processor(options.logits_processor);
+  to.make_session = external_session_factory(options.session);
+  to.log = make_log(options.log, options.log_user_data);
+  if (to.make_session && (options.onnxruntime_path != nullptr || options.num_threads != 0 || options.kernel_level != nullptr)) {
+    throw Error(ErrorCode::invalid_argument,
+                "onnxruntime_path, num_threads and kernel_level are of the built-in session, and another one is given");
+  }
   return to;
 }
 

@@ -1,0 +1,421 @@
+// precast.h with an engine: everything that needs a session, on one of the test's own.
+#include <poll.h>
+
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "precast.h"
+#include "tests/native/check.h"
+#include "tests/native/external_engine.h"
+
+using namespace precast::test;
+using Ids = std::vector<std::int32_t>;
+
+namespace {
+
+constexpr std::int64_t long_ns = 20'000'000'000;
+
+std::string message_of(precast_error_t* error) {
+  if (error == nullptr) return "";
+  const std::string message = precast_error_message(error);
+  precast_error_delete(error);
+  return message;
+}
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+/// An engine over `table`, with the events of its requests.
+struct World {
+  explicit World(CountingTable& counting) : table(counting.table()) {
+    precast_engine_options_init(&options, sizeof options);
+    options.session = &table;
+    options.max_batch_size = 4;
+    options.max_num_tokens = 8;
+  }
+  ~World() { precast_engine_delete(engine); }
+
+  void load() { CHECK_EQ(message_of(try_load()), ""); }
+  precast_error_t* try_load() {
+    return precast_engine_new(external_engine_directory().path().c_str(), &options, &engine);
+  }
+
+  precast_error_t* submit(precast_request_t request, const Ids& prompt, const precast_sampling_t& sampling,
+                          std::uint32_t* queued = nullptr) {
+    request.prompt_token_ids = prompt.data();
+    request.num_prompt_tokens = prompt.size();
+    request.sampling = &sampling;
+    const precast_request_t* pointer = &request;
+    return precast_engine_submit(engine, &pointer, 1, queued);
+  }
+
+  void submit_greedy(std::uint64_t id, const Ids& prompt, std::uint32_t max_tokens) {
+    CHECK_EQ(message_of(submit(request(id), prompt, greedy(max_tokens))), "");
+  }
+
+  static precast_request_t request(std::uint64_t id) {
+    precast_request_t made;
+    precast_request_init(&made, sizeof made);
+    made.id = id;
+    return made;
+  }
+
+  static precast_sampling_t greedy(std::uint32_t max_tokens) {
+    precast_sampling_t sampling;
+    precast_sampling_init(&sampling, sizeof sampling);
+    sampling.temperature = 0.0F;
+    sampling.max_tokens = max_tokens;
+    return sampling;
+  }
+
+  /// Waits until `count` requests have sent their last event.
+  void wait(int count) {
+    while (count > 0) {
+      precast_event_t some[3];
+      std::size_t num_events = 0;
+      CHECK_EQ(message_of(precast_engine_wait(engine, some, sizeof some[0], 3, long_ns, &num_events)), "");
+      CHECK(num_events > 0);
+      for (std::size_t i = 0; i < num_events; ++i) {
+        const precast_event_t& event = some[i];
+        if (event.kind == PRECAST_EVENT_TOKEN) tokens[{event.request_id, event.sequence}].push_back(event.token_id);
+        else ends[{event.request_id, event.sequence}] = event.finish_reason;
+        if (event.error != nullptr) errors[event.request_id] = precast_error_message(event.error);
+        for (std::size_t k = 0; k < event.num_logprobs; ++k) logprobs.push_back(event.logprobs[k]);
+        count -= static_cast<int>(event.is_last);
+        precast_event_clear(&some[i], sizeof some[i]);
+        CHECK(some[i].error == nullptr && some[i].logprobs == nullptr);
+      }
+    }
+  }
+
+  std::string json(precast_error_t* (*read)(const precast_engine_t*, char**)) const {
+    char* text = nullptr;
+    CHECK_EQ(message_of(read(engine, &text)), "");
+    std::string copy = text;
+    precast_string_delete(text);
+    return copy;
+  }
+
+  using Sequence = std::pair<std::uint64_t, std::uint32_t>;
+
+  precast_session_table_t table;
+  precast_engine_options_t options{};
+  precast_engine_t* engine = nullptr;
+  std::map<Sequence, Ids> tokens;
+  std::map<Sequence, precast_finish_reason_t> ends;
+  std::map<std::uint64_t, std::string> errors;
+  std::vector<precast_logprob_t> logprobs;
+};
+
+}  // namespace
+
+TEST("an external session runs requests to their ends, and is told what it needs") {
+  CountingTable counting;
+  {
+    World world(counting);
+    world.load();
+    world.submit_greedy(1, {3, 4, 5}, 4);
+    world.submit_greedy(2, {35}, 8);  // 37 is the end of a sequence
+    world.wait(2);
+    CHECK((world.tokens[{1, 0}] == Ids{6, 7, 8, 9}));
+    CHECK((world.tokens[{2, 0}] == Ids{36, 37}));
+    CHECK((world.ends[{1, 0}] == PRECAST_FINISH_LENGTH));
+    CHECK((world.ends[{2, 0}] == PRECAST_FINISH_STOP));
+    CHECK(contains(world.json(precast_engine_info), "\"num_blocks\": 64"));
+    CHECK(contains(world.json(precast_engine_info), "\"max_seq_len\": 64"));
+    CHECK(!contains(world.json(precast_engine_info), "onnxruntime_version"));
+  }
+  CHECK_EQ(counting.num_created, 1);
+  CHECK_EQ(counting.num_destroyed, 1);
+  CHECK_EQ(counting.config.vocab_size, 40U);
+  CHECK_EQ(counting.config.tokens_per_block, 4U);
+  CHECK_EQ(counting.config.num_kv_groups, 1U);
+}
+
+TEST("requests run ahead of a session that chooses tokens, and give the same") {
+  std::map<World::Sequence, Ids> expected;
+  for (const std::uint32_t in_flight : {1U, 2U, 3U}) {
+    for (const bool chooses : {false, true}) {
+      CountingTable counting;
+      counting.max_in_flight = in_flight;
+      counting.chooses_tokens = chooses;
+      World world(counting);
+      world.load();
+      for (std::uint64_t id = 1; id <= 6; ++id) world.submit_greedy(id, Ids(5 + id, static_cast<std::int32_t>(id)), 20);
+      world.wait(6);
+      if (expected.empty()) expected = world.tokens;
+      CHECK(world.tokens == expected);
+      CHECK_EQ(counting.most_in_flight, static_cast<std::size_t>(in_flight));
+      CHECK_EQ(counting.num_token_sources > 0, chooses && in_flight > 1);
+    }
+  }
+}
+
+TEST("several sequences of a request share their prompt and end with one last event") {
+  CountingTable counting;
+  World world(counting);
+  world.load();
+  precast_request_t request = World::request(1);
+  request.n = 3;
+  precast_sampling_t sampling = World::greedy(2);
+  sampling.num_logprobs = 2;
+  CHECK_EQ(message_of(world.submit(request, Ids(9, 7), sampling)), "");
+  world.wait(1);
+  CHECK_EQ(world.ends.size(), 3U);
+  for (std::uint32_t i = 0; i < 3; ++i) CHECK((world.tokens[{1, i}] == Ids{8, 9}));
+  CHECK(contains(world.json(precast_engine_stats), "\"prompt_tokens_computed\": 11"));  // 9, and 1 for each of the others
+  CHECK_EQ(world.logprobs.size(), 3U * 2 * 3);
+  CHECK_EQ(world.logprobs[0].token_id, world.logprobs[1].token_id);
+  CHECK_EQ(world.logprobs[0].rank, 1U);
+  // One logit of 4 and 39 of 0.
+  CHECK(std::abs(world.logprobs[0].logprob - (4.0F - std::log(std::exp(4.0F) + 39.0F))) < 1e-5F);
+  CHECK_EQ(world.logprobs[2].rank, 2U);
+}
+
+TEST("errors of a session end the requests of their step and no others") {
+  CountingTable counting;
+  World world(counting);
+  world.load();
+  world.submit_greedy(1, {CountingTable::poison}, 4);
+  world.wait(1);
+  world.submit_greedy(2, {CountingTable::refused}, 4);
+  world.wait(1);
+  world.submit_greedy(3, {1}, 2);
+  world.wait(1);
+  CHECK(contains(world.errors[1], "poisoned"));
+  CHECK(contains(world.errors[2], "no room for this step"));
+  CHECK((world.tokens[{3, 0}] == Ids{2, 3}));
+}
+
+TEST("a session's table and properties are checked, and it is destroyed once if it was made") {
+  CountingTable counting;
+  World world(counting);
+  world.table.version = 2;
+  CHECK(contains(message_of(world.try_load()), "version is 2"));
+  world.table = counting.table();
+  world.table.collect = nullptr;
+  CHECK(contains(message_of(world.try_load()), "collect of precast_session_table_t is NULL"));
+  CHECK_EQ(counting.num_created, 0);
+  world.table = counting.table();
+  counting.num_blocks = 0;
+  CHECK(contains(message_of(world.try_load()), "num_blocks 0"));
+  counting.num_blocks = 64;
+  counting.max_in_flight = 65;
+  CHECK(contains(message_of(world.try_load()), "max_in_flight 65"));
+  CHECK_EQ(counting.num_created, 2);
+  CHECK_EQ(counting.num_destroyed, 2);
+  world.table.create = [](void*, const precast_session_config_t*, precast_session_properties_t*, void**) {
+    return precast_error_new(PRECAST_ERROR_NOT_FOUND, "no device");
+  };
+  precast_error_t* error = world.try_load();
+  CHECK_EQ(precast_error_code(error), PRECAST_ERROR_NOT_FOUND);
+  CHECK_EQ(message_of(error), "no device");
+  CHECK_EQ(counting.num_destroyed, 2);
+  world.table = counting.table();
+  world.options.kernel_level = "portable";
+  CHECK(contains(message_of(world.try_load()), "kernel_level are of the built-in session"));
+}
+
+TEST("a session with few blocks shortens sequences, and the log says so") {
+  CountingTable counting;
+  counting.num_blocks = 5;
+  World world(counting);
+  struct Line {
+    precast_log_level_t level;
+    std::string text;
+  };
+  std::vector<Line> lines;
+  world.options.log_user_data = &lines;
+  world.options.log = [](void* user_data, precast_log_level_t level, const char* message) {
+    static_cast<std::vector<Line>*>(user_data)->push_back({level, message});
+  };
+  world.load();
+  CHECK(contains(world.json(precast_engine_info), "\"max_seq_len\": 20"));
+  CHECK_EQ(lines.size(), 2U);
+  CHECK(lines[0].level == PRECAST_LOG_INFO && contains(lines[0].text, "CountingForTests"));
+  CHECK(lines[1].level == PRECAST_LOG_WARNING && contains(lines[1].text, "max_seq_len is 20 and not 64"));
+  world.submit_greedy(1, {CountingTable::poison}, 1);
+  world.wait(1);
+  CHECK(lines.back().level == PRECAST_LOG_ERROR && contains(lines.back().text, "poisoned"));
+}
+
+namespace {
+
+/// A processor that forbids the token that would come next, ends request 9 with an error, and remembers its rows.
+struct Forbidding {
+  const precast_engine_t* engine = nullptr;
+  std::vector<std::uint64_t> started;
+  std::vector<std::uint64_t> processed;
+
+  precast_logits_processor_t table() {
+    precast_logits_processor_t made{};
+    made.struct_size = sizeof made;
+    made.user_data = this;
+    made.start = [](void* user_data, const precast_logits_row_t* rows, std::size_t row_size, std::size_t num_rows) {
+      auto* self = static_cast<Forbidding*>(user_data);
+      CHECK_EQ(row_size, sizeof *rows);
+      for (std::size_t i = 0; i < num_rows; ++i) {
+        CHECK(rows[i].logits == nullptr && rows[i].allowed == nullptr);
+        self->started.push_back(rows[i].request_id);
+      }
+    };
+    made.process = [](void* user_data, precast_logits_row_t* rows, std::size_t, std::size_t num_rows,
+                      std::size_t vocab_size) {
+      auto* self = static_cast<Forbidding*>(user_data);
+      // A callback may call the engine.
+      char* json = nullptr;
+      CHECK(precast_engine_stats(self->engine, &json) == nullptr);
+      precast_string_delete(json);
+      for (std::size_t i = 0; i < num_rows; ++i) {
+        precast_logits_row_t& row = rows[i];
+        self->processed.push_back(row.request_id);
+        const auto next = static_cast<std::size_t>(row.token_ids[row.num_token_ids - 1] + 1) % vocab_size;
+        row.allowed[next / 32] &= ~(1U << (next % 32));
+        row.logits[(next + 4) % vocab_size] = 3.0F;
+        if (row.request_id == 9) row.error = precast_error_new(PRECAST_ERROR_INVALID_ARGUMENT, "not this one");
+        if (row.request_id == 8) std::memset(row.allowed, 0, (vocab_size + 31) / 32 * 4);
+      }
+    };
+    return made;
+  }
+};
+
+}  // namespace
+
+TEST("a logits processor sees the requests that ask for it, and may call the engine") {
+  CountingTable counting;
+  World world(counting);
+  Forbidding forbidding;
+  const precast_logits_processor_t table = forbidding.table();
+  world.options.logits_processor = &table;
+  world.load();
+  forbidding.engine = world.engine;
+  const auto submit = [&](std::uint64_t id, bool processed) {
+    precast_request_t request = World::request(id);
+    request.use_logits_processor = processed ? 1 : 0;
+    CHECK_EQ(message_of(world.submit(request, {3}, World::greedy(2))), "");
+  };
+  submit(1, true);
+  submit(2, false);
+  submit(8, true);
+  submit(9, true);
+  world.wait(4);
+  CHECK((world.tokens[{1, 0}] == Ids{8, 13}));
+  CHECK((world.tokens[{2, 0}] == Ids{4, 5}));
+  CHECK_EQ(world.errors[9], "not this one");
+  CHECK(!world.errors[8].empty());
+  CHECK(forbidding.started == forbidding.processed);
+  CHECK_EQ(std::count(forbidding.processed.begin(), forbidding.processed.end(), 2U), 0);
+}
+
+TEST("without a logits processor nobody can ask for it") {
+  CountingTable counting;
+  World world(counting);
+  world.load();
+  precast_request_t request = World::request(1);
+  request.use_logits_processor = 1;
+  CHECK(contains(message_of(world.submit(request, {3}, World::greedy(2))), "without a logits processor"));
+  precast_logits_processor_t empty{};
+  empty.struct_size = sizeof empty;
+  World other(counting);
+  other.options.logits_processor = &empty;
+  CHECK(contains(message_of(other.try_load()), "process of precast_logits_processor_t is NULL"));
+}
+
+TEST("the descriptor is readable exactly while waiting would not block") {
+  CountingTable counting;
+  std::atomic<bool> open = false;
+  counting.on_collect = [&open] {
+    while (!open) std::this_thread::yield();
+  };
+  World world(counting);
+  world.load();
+  int descriptor = -1;
+  CHECK(precast_engine_event_fd(world.engine, &descriptor) == nullptr);
+  const auto is_readable = [descriptor](int timeout_ms) {
+    pollfd polled{.fd = descriptor, .events = POLLIN, .revents = 0};
+    return ::poll(&polled, 1, timeout_ms) == 1;
+  };
+  CHECK(!is_readable(0));
+  world.submit_greedy(1, {1}, 1);
+  CHECK(!is_readable(20));
+  open = true;
+  CHECK(is_readable(10'000));
+  precast_event_t event;
+  std::size_t count = 0;
+  CHECK(precast_engine_wait(world.engine, &event, sizeof event, 1, 0, &count) == nullptr);
+  CHECK(count == 1 && event.kind == PRECAST_EVENT_TOKEN);
+  CHECK(is_readable(0));
+  CHECK(precast_engine_wait(world.engine, &event, sizeof event, 1, 0, &count) == nullptr);
+  CHECK(count == 1 && event.is_last == 1);
+  CHECK(!is_readable(0));
+  CHECK(precast_engine_shutdown(world.engine) == nullptr);
+  CHECK(is_readable(10'000));
+  precast_error_t* error = precast_engine_wait(world.engine, &event, sizeof event, 1, -1, &count);
+  CHECK_EQ(precast_error_code(error), PRECAST_ERROR_SHUT_DOWN);
+  precast_error_delete(error);
+  CHECK(is_readable(0));
+}
+
+TEST("a full queue is a value, or an error for who does not ask") {
+  CountingTable counting;
+  std::atomic<bool> open = false;
+  counting.on_collect = [&open] {
+    while (!open) std::this_thread::yield();
+  };
+  World world(counting);
+  world.options.max_queue_size = 3;
+  world.load();
+  std::uint32_t queued = 7;
+  for (std::uint64_t id = 1; id <= 3; ++id) {
+    CHECK_EQ(message_of(world.submit(World::request(id), {1}, World::greedy(1), &queued)), "");
+    CHECK_EQ(queued, 1U);
+  }
+  // The first step may have taken some of them out of the queue by now; four more are too many in any case.
+  precast_request_t four = World::request(4);
+  four.n = 4;
+  CHECK_EQ(message_of(world.submit(four, {1}, World::greedy(1), &queued)), "");
+  CHECK_EQ(queued, 0U);
+  CHECK(contains(message_of(world.submit(four, {1}, World::greedy(1))), "the queue is full"));
+  open = true;
+  world.wait(3);
+}
+
+TEST("deadlines, priorities and statistics reach the caller") {
+  CountingTable counting;
+  World world(counting);
+  world.options.max_batch_size = 1;
+  world.options.iteration_stats_size = 100;
+  world.options.kv_events_size = 100;
+  world.load();
+  precast_request_t late = World::request(1);
+  late.deadline_ns = 1;
+  CHECK_EQ(message_of(world.submit(late, {1}, World::greedy(1))), "");
+  world.submit_greedy(2, Ids(9, 3), 2);
+  world.wait(2);
+  CHECK((world.ends[{1, 0}] == PRECAST_FINISH_TIMEOUT));
+  const std::string iterations = world.json(precast_engine_iteration_stats);
+  CHECK(contains(iterations, "\"num_context_tokens\": 8") && contains(iterations, "\"num_context_tokens\": 1"));
+  CHECK_EQ(world.json(precast_engine_iteration_stats), "[]");
+  const std::string events = world.json(precast_engine_kv_events);
+  CHECK(contains(events, "{\"event_id\": 0, \"type\": \"created\", \"num_blocks\": 64}"));
+  CHECK(contains(events, "\"type\": \"stored\", \"parent_hash\": null") && contains(events, "[3, 3, 3, 3]"));
+  CHECK_EQ(world.json(precast_engine_kv_events), "[]");
+  CHECK(precast_engine_reset_prefix_cache(world.engine) == nullptr);
+}
+
+TEST("an error that a callback makes is taken as it is, and an unknown code is an internal one") {
+  precast_error_t* error = precast_error_new(PRECAST_ERROR_IO, "text");
+  CHECK_EQ(precast_error_code(error), PRECAST_ERROR_IO);
+  CHECK_EQ(message_of(error), "text");
+  error = precast_error_new(99, nullptr);
+  CHECK_EQ(precast_error_code(error), PRECAST_ERROR_INTERNAL);
+  CHECK_EQ(message_of(error), "");
+}
