@@ -63,10 +63,12 @@ TEST("Gumbel noise is -log(-log(1 - v)), also where v is tiny or nearly 1") {
   CHECK(smallest < -2.0 && largest > 11.0);
 }
 
-TEST("log64 is within 2 ulp of the C library's") {
+TEST("log64 is as exact as the C library's") {
   for (double x = 1e-300; x < 1e300; x *= 1.37) {
     CHECK(std::abs(log64(x) - std::log(x)) <= 5e-16 * std::max(std::abs(std::log(x)), 1e-3));
   }
-  for (double x = 0.5; x < 2.0; x += 0.00037) CHECK(std::abs(log64(x) - std::log(x)) <= 5e-16 * std::max(std::abs(std::log(x)), 0.1));
+  for (double x = 0.5; x < 2.0; x += 0.00037) {
+    CHECK(std::abs(log64(x) - std::log(x)) <= 5e-16 * std::max(std::abs(std::log(x)), 0.1));
+  }
   CHECK_EQ(log64(1.0), 0.0);
 }

@@ -325,7 +325,9 @@ TEST("draws over a large vocabulary follow softmax: chi-square") {
     drawn[cells[static_cast<std::size_t>(sampler.sample({&row, 1}).front().token_id)]] += 1.0;
   }
   double chi_square = 0.0;
-  for (std::size_t i = 0; i < expected.size(); ++i) chi_square += (drawn[i] - expected[i]) * (drawn[i] - expected[i]) / expected[i];
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    chi_square += (drawn[i] - expected[i]) * (drawn[i] - expected[i]) / expected[i];
+  }
   // Its mean is the degrees of freedom, its variance twice that: one in 10,000 lies farther than four sigma above.
   const auto degrees = static_cast<double>(expected.size() - 1);
   CHECK(degrees > 60.0);

@@ -6,8 +6,9 @@
 //       [--level portable|avx512] [--rows 32] [--vocab 150000] [--runs 9] [--spread 3] [--peak 0]
 //
 // Logits are normal with the given standard deviation. Alone that is the hardest case, for nearly every token can be drawn;
-// with --peak 0.6, one token of each row has so much probability, as models mostly have it. Every run reads other logits, which lie in memory and in no cache. One thread, its own time; printed: median, least and greatest of the
-// milliseconds for all rows. The first line reads the logits and does nothing else: the floor of everything below.
+// with --peak 0.6, one token of each row has so much probability, as models mostly have it. Every run reads other logits,
+// which lie in memory and in no cache. One thread, its own time; printed: median, least and greatest of the milliseconds for
+// all rows. The first line reads the logits and does nothing else: the floor of everything below.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
