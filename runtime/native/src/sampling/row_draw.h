@@ -59,8 +59,9 @@ class HighNoise {
 
 // The best token so far, and what another one needs to beat it.
 //
-// Scores are bounded in units of log 2 relative to the row's largest logit: with h the high noise of a token, E > v >= h / 2^16,
-// so -log2(E) < 16 - log2(h), and the bits of fp32 h, read as a number, are at most (log2(h) + 127) * 2^23.
+// Scores are bounded in units of log 2 relative to the row's largest logit: with h the high noise of a token,
+// E > v >= h / 2^16, so -log2(E) < 16 - log2(h); and the bits of fp32 h, read as a number, are at most
+// (log2(h) + 127) * 2^23.
 class BestToken {
  public:
   BestToken(const Row& row, std::int32_t first, const Place& end, float temperature, const NoiseKey& key) noexcept

@@ -1,7 +1,7 @@
 // Vectors as wide as the registers of the level that the including source is compiled for, for the passes over a row.
 //
-// Compiled for each kernel level: see row_passes.h. The inner namespace has no name for the reason given in plugins/cpu/bf16.h: nothing that
-// is compiled for one level may serve another.
+// Compiled for each kernel level: see row_passes.h. The inner namespace has no name for the reason given in
+// plugins/cpu/bf16.h: nothing that is compiled for one level may serve another.
 #pragma once
 
 #include <cstddef>
