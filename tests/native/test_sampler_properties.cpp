@@ -163,7 +163,7 @@ void check_logprobs(const World& world, const std::vector<TokenLogprob>& logprob
     CHECK_IN(world, logprobs[i].rank == reference[i].rank);
     const float error = std::abs(logprobs[i].logprob - reference[i].logprob);
     const bool both_masked = std::isinf(logprobs[i].logprob) && logprobs[i].logprob == reference[i].logprob;
-    if (!(both_masked || error <= 2e-6F + 1e-6F * std::abs(reference[i].logprob))) test::fail(__FILE__, __LINE__, concat("logprob ", logprobs[i].logprob, " and not ", reference[i].logprob, " in ", describe(world)));
+    CHECK_IN(world, both_masked || error <= 2e-6F + 1e-6F * std::abs(reference[i].logprob));
   }
 }
 

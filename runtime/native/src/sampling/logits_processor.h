@@ -12,9 +12,9 @@ namespace precast {
 
 /// One sequence that wants its next token.
 struct SamplingRow {
-  std::span<const float> logits;               ///< vocab_size of them, as the model gave them
+  std::span<const float> logits{};             ///< vocab_size of them, as the model gave them
   const SamplingParams* params = nullptr;      ///< valid: check_sampling_params
-  std::span<const std::int32_t> token_ids;     ///< prompt and output so far, each in [0, vocab_size)
+  std::span<const std::int32_t> token_ids{};   ///< prompt and output so far, each in [0, vocab_size)
   std::size_t num_prompt_tokens = 0;           ///< the first so many of token_ids
   std::uint32_t sequence = 0;                  ///< tells sequences with one seed apart, such as the children of n > 1
   std::uint64_t request_id = 0;                ///< for a LogitsProcessor to know whose row it is

@@ -24,8 +24,8 @@ std::optional<Error> find_edited_error(const RowScan& scan, const SamplingRow& r
   if (!scan.has_nan && std::isfinite(scan.max)) return std::nullopt;
   if (!scan.has_nan && scan.max < 0.0F) {
     return Error(ErrorCode::invalid_argument,
-                 concat("no token is left for position ", row.token_ids.size(), ": allowed_token_ids, bad_words, min_tokens or ",
-                        "a logits processor have masked all ", row.logits.size(), " of them; allow at least one"));
+                 concat("no token is left for position ", row.token_ids.size(), ": allowed_token_ids, bad_words, min_tokens ",
+                        "or a logits processor have masked all ", row.logits.size(), " of them; allow at least one"));
   }
   return Error(ErrorCode::invalid_argument,
                concat("logit_bias, penalties or a logits processor have made a logit for position ", row.token_ids.size(), " ",

@@ -35,8 +35,12 @@ namespace precast {
 /// Steps 2 to 7 follow vLLM's and OpenAI's formulas; 3 looks at the output only, as vLLM does, so a prompt that ends with the
 /// beginning of a bad word does not ban its end.
 ///
-/// A token is a function of its row alone: no other row, and no earlier call, changes a bit of it. The noise does not
-/// depend on what is kept, so a token that wins the draw among more tokens wins it among fewer.
+/// Tokens and logprobs are a function of their row alone, bit for bit, and the same at every kernel level: no other row and
+/// no earlier call changes them. The noise does not depend on what is kept, so a token that wins the draw among more tokens
+/// wins it among fewer. Scores are fp64, taken from the difference to the row's largest logit; where steps 2 to 7 mask that
+/// one, two scores could change places only if they agree in all but their last bits.
+///
+/// Sums of probabilities (top_p, logprobs) are right to about 1e-6, and so is where top_p ends.
 ///
 /// Holds scratch memory only; one per thread.
 class Sampler {

@@ -26,12 +26,12 @@ struct SamplingParams {
   float presence_penalty = 0.0F;     ///< [-2, 2]; over the output; 0: none
   float frequency_penalty = 0.0F;    ///< [-2, 2]; over the output; 0: none
   std::uint64_t seed = 0;
-  std::vector<std::int32_t> stop_token_ids;          ///< the caller's own
-  std::vector<std::int32_t> eos_token_ids;           ///< the engine's; empty when the request ignores them
-  std::vector<std::vector<std::int32_t>> bad_words;  ///< token sequences that the output must not hold; none is empty
-  std::vector<std::int32_t> allowed_token_ids;       ///< empty: all
-  std::vector<TokenBias> logit_bias;                 ///< ids that stand here twice get both biases
-  std::int32_t num_logprobs = -1;                    ///< -1: none; 0: of the sampled token; k: also of the k most likely
+  std::vector<std::int32_t> stop_token_ids{};          ///< the caller's own
+  std::vector<std::int32_t> eos_token_ids{};           ///< the engine's; empty when the request ignores them
+  std::vector<std::vector<std::int32_t>> bad_words{};  ///< token sequences that the output must not hold; none is empty
+  std::vector<std::int32_t> allowed_token_ids{};       ///< empty: all
+  std::vector<TokenBias> logit_bias{};                 ///< ids that stand here twice get both biases
+  std::int32_t num_logprobs = -1;                      ///< -1: none; 0: of the sampled token; k: also of the k most likely
 };
 
 /// A temperature below this is greedy: a division by it overflows for ordinary logits, and the LLM APIs of the field agree.

@@ -1,8 +1,7 @@
-// Vectors of 64 bytes for the passes over a row. The compiler turns each into whatever registers the level of the including
-// source has: one of AVX-512, two of AVX2, four of SSE2.
+// Vectors as wide as the registers of the level that the including source is compiled for, for the passes over a row.
 //
-// Only row_passes.h includes this. The inner namespace has no name for the reason given in plugins/cpu/bf16.h: nothing that
-// is compiled for one level may serve another.
+// Compiled for each kernel level: see row_passes.h. The inner namespace has no name for the reason given in
+// plugins/cpu/bf16.h: nothing that is compiled for one level may serve another.
 #pragma once
 
 #include <cstddef>
@@ -16,90 +15,115 @@
 namespace precast {
 namespace {
 
-using F32x8 = float __attribute__((vector_size(32)));
-using F32x16 = float __attribute__((vector_size(64)));
-using I32x16 = std::int32_t __attribute__((vector_size(64)));
-using U64x8 = std::uint64_t __attribute__((vector_size(64)));
-using F64x8 = double __attribute__((vector_size(64)));
+#if defined(__AVX512F__)
+constexpr std::size_t lanes = 16;  // of 32 bits
+#elif defined(__AVX2__)
+constexpr std::size_t lanes = 8;
+#else
+constexpr std::size_t lanes = 4;  // SSE2, NEON
+#endif
 
-inline F32x16 all(float x) noexcept { return F32x16{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x}; }
+using F32 = float __attribute__((vector_size(4 * lanes)));
+using I32 = std::int32_t __attribute__((vector_size(4 * lanes)));
+using U64 = std::uint64_t __attribute__((vector_size(4 * lanes)));
+using F64 = double __attribute__((vector_size(4 * lanes)));
+using HalfF32 = float __attribute__((vector_size(2 * lanes)));
 
-inline F32x16 load(const float* from) noexcept {
-  F32x16 vector;
+inline F32 load(const float* from) noexcept {
+  F32 vector;
   std::memcpy(&vector, from, sizeof vector);
   return vector;
 }
 
-inline void store(F32x16 vector, float* to) noexcept { std::memcpy(to, &vector, sizeof vector); }
+inline void store(F32 vector, float* to) noexcept { std::memcpy(to, &vector, sizeof vector); }
+
+inline F32 all(float x) noexcept { return x - F32{}; }
+
+// 0, 1, 2, ...
+inline I32 lane_numbers() noexcept {
+  constexpr std::int32_t numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  I32 vector;
+  std::memcpy(&vector, numbers, sizeof vector);
+  return vector;
+}
+
+inline U64 lane_numbers_64() noexcept {
+  constexpr std::uint64_t numbers[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+  U64 vector;
+  std::memcpy(&vector, numbers, sizeof vector);
+  return vector;
+}
 
 // x where it is larger, else y: y also where either is NaN.
-inline F32x16 max(F32x16 x, F32x16 y) noexcept {
-#ifdef __AVX512F__
+inline F32 max(F32 x, F32 y) noexcept {
+#if defined(__AVX512F__)
   return _mm512_max_ps(x, y);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(x, y);
+#elif defined(__SSE2__)
+  return _mm_max_ps(x, y);
 #else
   return x > y ? x : y;
 #endif
 }
 
-// Whether any lane of `mask` is set; all bits of a lane are equal.
-inline bool any(I32x16 mask) noexcept {
+// Bit i says whether lane i of x is larger than y's.
+inline std::uint32_t which_greater(F32 x, F32 y) noexcept {
 #if defined(__AVX512F__)
-  return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask)) != 0;
+  return _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ);
+#elif defined(__AVX2__)
+  return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x, y, _CMP_GT_OQ)));
 #elif defined(__SSE2__)
-  __m128 parts[4];
-  std::memcpy(parts, &mask, sizeof parts);
-  return _mm_movemask_ps(_mm_or_ps(_mm_or_ps(parts[0], parts[1]), _mm_or_ps(parts[2], parts[3]))) != 0;
+  return static_cast<std::uint32_t>(_mm_movemask_ps(_mm_cmpgt_ps(x, y)));
 #else
-  std::int32_t bits = 0;
-  for (std::size_t i = 0; i < 16; ++i) bits |= mask[i];
-  return bits != 0;
+  std::uint32_t bits = 0;
+  for (std::size_t i = 0; i < lanes; ++i) bits |= x[i] > y[i] ? std::uint32_t{1} << i : 0;
+  return bits;
 #endif
 }
 
 // x - y * z; where the level has fused multiply-adds, rounded once. Only for bounds, which do not decide a bit of a result.
-inline F32x16 subtract_product(F32x16 x, F32x16 y, F32x16 z) noexcept {
+inline F32 subtract_product(F32 x, F32 y, F32 z) noexcept {
 #if defined(__AVX512F__)
   return _mm512_fnmadd_ps(y, z, x);
+#elif defined(__AVX2__)
+  return _mm256_fnmadd_ps(y, z, x);
 #else
   return x - y * z;
 #endif
 }
 
 // The products of the low halves of 64-bit lanes with `factor`, all 64 bits of them.
-inline U64x8 multiply_low_halves(U64x8 x, std::uint32_t factor) noexcept {
+inline U64 multiply_low_halves(U64 x, std::uint32_t factor) noexcept {
 #if defined(__AVX512F__)
-  return reinterpret_cast<U64x8>(
-      _mm512_mul_epu32(reinterpret_cast<__m512i>(x), _mm512_set1_epi64(static_cast<std::int64_t>(factor))));
+  return reinterpret_cast<U64>(_mm512_mul_epu32(reinterpret_cast<__m512i>(x), _mm512_set1_epi64(factor)));
 #elif defined(__AVX2__)
-  __m256i parts[2];
-  std::memcpy(parts, &x, sizeof parts);
-  for (__m256i& part : parts) part = _mm256_mul_epu32(part, _mm256_set1_epi64x(static_cast<std::int64_t>(factor)));
-  std::memcpy(&x, parts, sizeof parts);
-  return x;
+  return reinterpret_cast<U64>(_mm256_mul_epu32(reinterpret_cast<__m256i>(x), _mm256_set1_epi64x(factor)));
 #elif defined(__SSE2__)
-  __m128i parts[4];
-  std::memcpy(parts, &x, sizeof parts);
-  for (__m128i& part : parts) part = _mm_mul_epu32(part, _mm_set1_epi64x(static_cast<std::int64_t>(factor)));
-  std::memcpy(&x, parts, sizeof parts);
-  return x;
+  return reinterpret_cast<U64>(_mm_mul_epu32(reinterpret_cast<__m128i>(x), _mm_set1_epi64x(factor)));
 #else
   return (x & 0xFFFFFFFFU) * factor;
 #endif
 }
 
 // Of the low half of each 64-bit lane, the lower 16 bits to the even and the upper 16 bits to the odd 32-bit lane.
-inline I32x16 spread_low_halves(U64x8 x) noexcept {
-#ifdef __AVX512BW__
+inline I32 spread_low_halves(U64 x) noexcept {
+#if defined(__AVX512BW__) || (defined(__AVX2__) && !defined(__AVX512F__))
   constexpr auto even = static_cast<long long>(0x8080'0302'8080'0100);  // indices of bytes; 80: a zero
   constexpr auto odd = static_cast<long long>(0x8080'0B0A'8080'0908);
-  return reinterpret_cast<I32x16>(_mm512_shuffle_epi8(
-      reinterpret_cast<__m512i>(x), _mm512_set_epi64(odd, even, odd, even, odd, even, odd, even)));
+#endif
+#if defined(__AVX512BW__)
+  return reinterpret_cast<I32>(_mm512_shuffle_epi8(reinterpret_cast<__m512i>(x),
+                                                   _mm512_set_epi64(odd, even, odd, even, odd, even, odd, even)));
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+  return reinterpret_cast<I32>(
+      _mm256_shuffle_epi8(reinterpret_cast<__m256i>(x), _mm256_set_epi64x(odd, even, odd, even)));
 #else
-  return reinterpret_cast<I32x16>((x & 0xFFFFU) | (x & 0xFFFF0000U) << 16);
+  return reinterpret_cast<I32>((x & 0xFFFFU) | (x & 0xFFFF0000U) << 16);
 #endif
 }
 
-inline F32x16 to_float(I32x16 x) noexcept { return __builtin_convertvector(x, F32x16); }
+inline F32 to_float(I32 x) noexcept { return __builtin_convertvector(x, F32); }
 
 }  // namespace
 }  // namespace precast
