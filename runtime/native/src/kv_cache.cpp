@@ -16,7 +16,6 @@ KvCache::KvCache(const KvCacheConfig& config)
       tree_(config.windows.size(), static_cast<std::size_t>(config.num_blocks)),
       events_(config.events_size),
       idle_since_(static_cast<std::size_t>(config.num_blocks)),
-      is_windowed_(static_cast<std::size_t>(config.num_blocks)),
       expires_ns_(static_cast<std::size_t>(config.num_blocks)) {
   if (config.tokens_per_block < 1) throw std::logic_error("a KV cache with blocks of no tokens");
   events_.created(static_cast<std::size_t>(config.num_blocks));
@@ -48,11 +47,6 @@ std::size_t KvCache::peak_blocks(std::size_t num_tokens, std::size_t max_chunk) 
     sum += blocks_of_sequence(num_tokens, window, max_chunk, config_.tokens_per_block);
   }
   return sum;
-}
-
-std::size_t KvCache::num_committed() const noexcept {
-  const auto num_used = static_cast<std::size_t>(pool_.num_blocks() - pool_.num_free());
-  return num_used - num_used_windowed_ + num_retiring_windowed_;
 }
 
 // ------------------------------------------------------------------------------------------------------------ finding
@@ -90,12 +84,8 @@ KvCache::Hit KvCache::find(KvSequence& sequence, std::span<const std::int32_t> t
   for (std::size_t group = 0; group < config_.windows.size(); ++group) {
     const std::size_t visible = first_visible_block(group, (first + hit.num_blocks) * size);
     for (std::size_t i = visible > first ? visible - first : 0; i < hit.num_blocks; ++i) {
-      const std::size_t idle = pool_.is_idle(hit_nodes_[i]->blocks[group]) ? 1 : 0;
       ++hit.num_taken;
-      hit.num_idle += idle;
-      if (has_window(group)) continue;
-      ++hit.num_taken_full;
-      hit.num_idle_full += idle;
+      if (pool_.is_idle(hit_nodes_[i]->blocks[group])) ++hit.num_idle;
     }
   }
   return hit;
@@ -129,11 +119,9 @@ void KvCache::take(KvSequence& sequence, const Hit& hit) {
       const std::int32_t block = first + i < visible ? -1 : hit_nodes_[i]->blocks[group];
       sequence.tables[group].push_back(block);
       if (block < 0) continue;
-      if (has_window(group) && pool_.is_idle(block)) ++num_used_windowed_;
       pool_.share(block);
       expires_ns_[static_cast<std::size_t>(block)] = 0;
       ++sequence.num_held;
-      if (!has_window(group)) ++sequence.num_held_full;
       ++num_reused_;
     }
   }
@@ -152,13 +140,9 @@ bool KvCache::grow(KvSequence& sequence, std::size_t num_tokens) {
   std::vector<std::int32_t> blocks;
   if (!pool_.allocate(missing * sequence.tables.size(), blocks)) return false;
   auto next = blocks.begin();
-  for (std::size_t group = 0; group < sequence.tables.size(); ++group) {
-    auto& table = sequence.tables[group];
-    const auto end = next + static_cast<std::ptrdiff_t>(missing);
-    for (auto block = next; block != end; ++block) is_windowed_[static_cast<std::size_t>(*block)] = has_window(group);
-    table.insert(table.end(), next, end);
-    next = end;
-    (has_window(group) ? num_used_windowed_ : sequence.num_held_full) += missing;
+  for (auto& table : sequence.tables) {
+    table.insert(table.end(), next, next + static_cast<std::ptrdiff_t>(missing));
+    next += static_cast<std::ptrdiff_t>(missing);
   }
   sequence.num_held += blocks.size();
   num_allocated_ += blocks.size();
@@ -255,20 +239,17 @@ void KvCache::retire(KvSequence& sequence, std::uint64_t last_step) {
   if (last_step <= last_collected_) {
     release(sequence.tables);
   } else {
-    num_retiring_windowed_ += sequence.num_held - sequence.num_held_full;
-    retiring_.push_back({last_step, sequence.num_held - sequence.num_held_full, sequence.tables});
+    retiring_.push_back({last_step, sequence.tables});
   }
   for (auto& table : sequence.tables) table.clear();
   sequence.num_stored = 0;
   sequence.num_held = 0;
-  sequence.num_held_full = 0;
 }
 
 void KvCache::collected(std::uint64_t step) {
   last_collected_ = std::max(last_collected_, step);
   std::erase_if(retiring_, [this](Retiring& retiring) {
     if (retiring.last_step > last_collected_) return false;
-    num_retiring_windowed_ -= retiring.num_windowed;
     release(retiring.tables);
     return true;
   });
@@ -285,7 +266,6 @@ void KvCache::release(std::vector<std::vector<std::int32_t>>& tables) {
 }
 
 void KvCache::release_block(std::int32_t block) {
-  if (is_windowed_[static_cast<std::size_t>(block)] && pool_.num_owners(block) == 1) --num_used_windowed_;
   const PrefixNode* node = tree_.owner(block);
   if (node == nullptr) return pool_.release(block, std::nullopt);
   pool_.release(block, BlockRank{node->priority, last_use_, node->depth});

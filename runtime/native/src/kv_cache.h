@@ -50,7 +50,6 @@ struct KvSequence {
   std::vector<BlockKey> keys;                     ///< of its first blocks, as far as they have been asked for
   std::size_t num_stored = 0;                     ///< its first blocks that the prefix tree has been told of
   std::size_t num_held = 0;                       ///< blocks in all tables
-  std::size_t num_held_full = 0;                  ///< those of groups without a window
 };
 
 /// Arranges the KV memory: gives blocks to sequences, finds what is computed already, and keeps what may be of use again.
@@ -72,8 +71,6 @@ class KvCache {
     std::size_t num_blocks = 0;    ///< full blocks behind those that the sequence has
     std::size_t num_taken = 0;     ///< blocks it would then hold besides, over all groups
     std::size_t num_idle = 0;      ///< those of them that count as free now
-    std::size_t num_taken_full = 0;  ///< both, in groups without a window
-    std::size_t num_idle_full = 0;
   };
 
   /// The longest hit for the tokens `token_ids` of a sequence that has the first `num_tokens` of them, a multiple of
@@ -113,11 +110,6 @@ class KvCache {
   /// tokens are scheduled and not yet computed.
   std::size_t peak_blocks(std::size_t num_tokens, std::size_t max_chunk) const noexcept;
 
-  /// Blocks that running sequences cannot count on, whatever they give up: those that are used in groups without a window,
-  /// and those of windows that are still retiring. In a group with a window, sharing saves nothing for long: who gives a
-  /// shared block up frees none, and takes another.
-  std::size_t num_committed() const noexcept;
-
   std::size_t tokens_per_block() const noexcept { return config_.tokens_per_block; }
   const BlockPool& pool() const noexcept { return pool_; }
   std::uint64_t num_allocated() const noexcept { return num_allocated_; }  ///< blocks given out by grow, ever
@@ -131,7 +123,6 @@ class KvCache {
  private:
   struct Retiring {
     std::uint64_t last_step;
-    std::size_t num_windowed;  // blocks of groups with a window
     std::vector<std::vector<std::int32_t>> tables;
   };
 
@@ -146,7 +137,6 @@ class KvCache {
   void set_priority(PrefixNode& node, std::uint32_t priority, std::int64_t duration_ns);
   void release(std::vector<std::vector<std::int32_t>>& tables);
   void release_block(std::int32_t block);
-  bool has_window(std::size_t group) const noexcept { return config_.windows[group] != 0; }
   void lose(std::int32_t block);
 
   KvCacheConfig config_;
@@ -160,9 +150,6 @@ class KvCache {
   std::uint64_t last_use_ = 0;          // a clock that ticks whenever something is released
   std::int64_t now_ns_ = 0;
   std::vector<std::uint64_t> idle_since_;  // by block: last_use_ when it was released
-  std::vector<bool> is_windowed_;          // by block: whether it was last given to a group with a window
-  std::size_t num_used_windowed_ = 0;
-  std::size_t num_retiring_windowed_ = 0;  // entries of tables, of which some may be the same block
 
   using Expiry = std::pair<std::int64_t, std::int32_t>;  // when, which block
   std::priority_queue<Expiry, std::vector<Expiry>, std::greater<>> expiries_;

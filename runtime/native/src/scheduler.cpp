@@ -158,20 +158,18 @@ void Scheduler::admit(Budget& budget, ScheduledStep& step) {
   }
 }
 
-bool Scheduler::has_room_for(const Request& request, const KvCache::Hit& hit) const {
+bool Scheduler::has_room_for(Request& request, const KvCache::Hit& hit) const {
+  const std::size_t num_free = static_cast<std::size_t>(kv_.pool().num_free()) - hit.num_idle;
   if (config_.policy == CapacityPolicy::max_utilization) {
-    const std::size_t num_free = static_cast<std::size_t>(kv_.pool().num_free()) - hit.num_idle;
     return peak_blocks(request.token_ids.size() + 1) <= num_free + hit.num_taken;
   }
-  const std::size_t committed = kv_.num_committed() + hit.num_idle_full;
-  const std::size_t promised = num_promised_blocks() + peak_blocks(request.max_length()) - hit.num_taken_full;
-  return committed + promised <= static_cast<std::size_t>(kv_.pool().num_blocks());
+  return num_promised_blocks() + peak_blocks(request.max_length()) <= num_free + hit.num_taken;
 }
 
-/// What running requests may come to hold besides KvCache::num_committed.
+/// Blocks that running requests may still ask for.
 std::size_t Scheduler::num_promised_blocks() const {
   std::size_t sum = 0;
-  for (const auto& request : running_) sum += peak_blocks(request->max_length()) - request->kv.num_held_full;
+  for (const auto& request : running_) sum += peak_blocks(request->max_length()) - request->kv.num_held;
   return sum;
 }
 
@@ -379,6 +377,7 @@ void Scheduler::expire(std::int64_t now_ns, const Emit& emit) {
 
 void Scheduler::check_integrity() const {
   std::vector<const KvSequence*> sequences;
+  std::size_t promised = 0;
   std::size_t num_unfinished = 0;
   for (const auto& [id, group] : by_id_) {
     for (const auto& request : group) {
@@ -386,6 +385,7 @@ void Scheduler::check_integrity() const {
       ++num_unfinished;
       sequences.push_back(&request->kv);
       const std::size_t peak = peak_blocks(request->max_length());
+      promised += waiting_.contains(request) ? 0 : peak - request->kv.num_held;
       const std::size_t known = request->token_ids.size() + request->pending.size();
       if (request->kv.num_held > peak || request->num_computed > request->num_scheduled || request->num_scheduled > known) {
         throw std::logic_error(concat("request ", id, " has more than was planned for it"));
@@ -398,9 +398,8 @@ void Scheduler::check_integrity() const {
   if (num_unfinished != waiting_.size() + running_.size()) throw std::logic_error("requests do not add up");
   if (!std::ranges::is_sorted(running_, MoreImportant())) throw std::logic_error("running requests are out of order");
   kv_.check_integrity(sequences);
-  const std::size_t needed = kv_.num_committed() + num_promised_blocks();
-  if (config_.policy != CapacityPolicy::max_utilization && needed > static_cast<std::size_t>(kv_.pool().num_blocks())) {
-    throw std::logic_error(concat(needed, " blocks are used or promised, of ", kv_.pool().num_blocks()));
+  if (config_.policy != CapacityPolicy::max_utilization && promised > static_cast<std::size_t>(kv_.pool().num_free())) {
+    throw std::logic_error(concat(promised, " blocks are promised and ", kv_.pool().num_free(), " are free"));
   }
 }
 

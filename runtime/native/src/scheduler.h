@@ -127,7 +127,7 @@ class Scheduler {
   std::size_t choose_num_tokens(const Request& request, const Budget& budget) const;
   bool make_room(std::size_t index, std::size_t num_tokens);
   void admit(Budget& budget, ScheduledStep& step);
-  bool has_room_for(const Request& request, const KvCache::Hit& hit) const;
+  bool has_room_for(Request& request, const KvCache::Hit& hit) const;
   std::size_t num_promised_blocks() const;
   void describe(const std::shared_ptr<Request>& request, std::size_t num_tokens, ScheduledStep& step);
   void append_tokens(const Request& request, std::size_t num_tokens, StepBatch& batch) const;
