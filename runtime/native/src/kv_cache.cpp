@@ -16,6 +16,8 @@ KvCache::KvCache(const KvCacheConfig& config)
       tree_(config.windows.size(), static_cast<std::size_t>(config.num_blocks)),
       events_(config.events_size),
       idle_since_(static_cast<std::size_t>(config.num_blocks)),
+      written_by_(static_cast<std::size_t>(config.num_blocks)),
+      num_holders_(static_cast<std::size_t>(config.num_blocks)),
       expires_ns_(static_cast<std::size_t>(config.num_blocks)) {
   if (config.tokens_per_block < 1) throw std::logic_error("a KV cache with blocks of no tokens");
   events_.created(static_cast<std::size_t>(config.num_blocks));
@@ -84,8 +86,9 @@ KvCache::Hit KvCache::find(KvSequence& sequence, std::span<const std::int32_t> t
   for (std::size_t group = 0; group < config_.windows.size(); ++group) {
     const std::size_t visible = first_visible_block(group, (first + hit.num_blocks) * size);
     for (std::size_t i = visible > first ? visible - first : 0; i < hit.num_blocks; ++i) {
-      ++hit.num_taken;
-      if (pool_.is_idle(hit_nodes_[i]->blocks[group])) ++hit.num_idle;
+      if (pool_.is_idle(hit_nodes_[i]->blocks[group])) continue;
+      ++hit.num_shared;
+      if (config_.windows[group] == 0) ++hit.num_shared_for_good;
     }
   }
   return hit;
@@ -113,6 +116,7 @@ void KvCache::take(KvSequence& sequence, const Hit& hit) {
   if (hit.num_blocks != hit_nodes_.size()) throw std::logic_error("another hit is taken than was found");
   if (hit.num_blocks == 0) return;
   const std::size_t first = sequence.tables.front().size();
+  leave_window(sequence, (first + hit.num_blocks) * config_.tokens_per_block);
   for (std::size_t group = 0; group < sequence.tables.size(); ++group) {
     const std::size_t visible = first_visible_block(group, (first + hit.num_blocks) * config_.tokens_per_block);
     for (std::size_t i = 0; i < hit.num_blocks; ++i) {
@@ -121,7 +125,7 @@ void KvCache::take(KvSequence& sequence, const Hit& hit) {
       if (block < 0) continue;
       pool_.share(block);
       expires_ns_[static_cast<std::size_t>(block)] = 0;
-      ++sequence.num_held;
+      hold(sequence, group, block);
       ++num_reused_;
     }
   }
@@ -140,11 +144,13 @@ bool KvCache::grow(KvSequence& sequence, std::size_t num_tokens) {
   std::vector<std::int32_t> blocks;
   if (!pool_.allocate(missing * sequence.tables.size(), blocks)) return false;
   auto next = blocks.begin();
-  for (auto& table : sequence.tables) {
-    table.insert(table.end(), next, next + static_cast<std::ptrdiff_t>(missing));
-    next += static_cast<std::ptrdiff_t>(missing);
+  for (std::size_t group = 0; group < sequence.tables.size(); ++group) {
+    for (std::size_t i = 0; i < missing; ++i) {
+      written_by_[static_cast<std::size_t>(*next)] = 0;
+      sequence.tables[group].push_back(*next);
+      hold(sequence, group, *next++);
+    }
   }
-  sequence.num_held += blocks.size();
   num_allocated_ += blocks.size();
   return true;
 }
@@ -174,7 +180,7 @@ void KvCache::store_block(KvSequence& sequence, std::span<const std::int32_t> to
     const std::int32_t own = sequence.tables[group][block];
     if (own < 0 || node->blocks[group] >= 0) continue;  // the same, computed by another, is there already
     tree_.set_block(*node, group, own);
-    node->last_written_by = std::max(node->last_written_by, step);
+    written_by_[static_cast<std::size_t>(own)] = step;
   }
   const RetentionRange& range = retention_of(sequence, block);
   if (is_new) {
@@ -228,14 +234,37 @@ void KvCache::leave_window(KvSequence& sequence, std::size_t num_computed) {
     for (std::size_t block = std::min(first_visible_block(group, num_computed), table.size()); block-- > 0;) {
       if (table[block] < 0) break;
       ++last_use_;
+      let_go(sequence, group, table[block]);
       release_block(table[block]);
       table[block] = -1;
-      --sequence.num_held;
     }
   }
 }
 
+void KvCache::hold(KvSequence& sequence, std::size_t group, std::int32_t block) {
+  ++sequence.num_held;
+  if (config_.windows[group] == 0) {
+    ++sequence.num_held_for_good;
+  } else if (++num_holders_[static_cast<std::size_t>(block)] == 1) {
+    ++num_window_blocks_;
+  }
+}
+
+void KvCache::let_go(KvSequence& sequence, std::size_t group, std::int32_t block) {
+  --sequence.num_held;
+  if (config_.windows[group] == 0) {
+    --sequence.num_held_for_good;
+  } else if (--num_holders_[static_cast<std::size_t>(block)] == 0) {
+    --num_window_blocks_;
+  }
+}
+
 void KvCache::retire(KvSequence& sequence, std::uint64_t last_step) {
+  for (std::size_t group = 0; group < sequence.tables.size(); ++group) {
+    for (const std::int32_t block : sequence.tables[group]) {
+      if (block >= 0) let_go(sequence, group, block);
+    }
+  }
   if (last_step <= last_collected_) {
     release(sequence.tables);
   } else {
@@ -243,7 +272,6 @@ void KvCache::retire(KvSequence& sequence, std::uint64_t last_step) {
   }
   for (auto& table : sequence.tables) table.clear();
   sequence.num_stored = 0;
-  sequence.num_held = 0;
 }
 
 void KvCache::collected(std::uint64_t step) {
@@ -283,21 +311,27 @@ void KvCache::lose(std::int32_t block) {
   if (const auto key = tree_.remove_block(block)) events_.removed(*key);
 }
 
+/// Not only what can still be found: between being taken and being lost a block may have left the tree (reset).
 std::unordered_set<std::int32_t> KvCache::forget_since(std::uint64_t step) {
   std::unordered_set<std::int32_t> lost;
-  for (const PrefixNode* node : tree_.nodes_written_since(step)) {
-    for (const std::int32_t block : node->blocks) {
-      if (block >= 0) lost.insert(block);
-    }
-  }
-  for (const std::int32_t block : lost) {
-    lose(block);
-    if (pool_.is_idle(block)) pool_.forget(block);
+  for (std::int32_t block = 0; block < pool_.num_blocks(); ++block) {
+    if (written_by_[static_cast<std::size_t>(block)] < step) continue;
+    lost.insert(block);
+    forget(block);
   }
   return lost;
 }
 
-void KvCache::reset() { forget_since(0); }
+void KvCache::reset() {
+  for (std::int32_t block = 0; block < pool_.num_blocks(); ++block) forget(block);
+}
+
+/// Its contents are not found again.
+void KvCache::forget(std::int32_t block) {
+  if (tree_.owner(block) == nullptr) return;
+  lose(block);
+  if (pool_.is_idle(block)) pool_.forget(block);
+}
 
 void KvCache::set_time(std::int64_t now_ns) {
   now_ns_ = now_ns;

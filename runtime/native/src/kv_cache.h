@@ -50,6 +50,7 @@ struct KvSequence {
   std::vector<BlockKey> keys;                     ///< of its first blocks, as far as they have been asked for
   std::size_t num_stored = 0;                     ///< its first blocks that the prefix tree has been told of
   std::size_t num_held = 0;                       ///< blocks in all tables
+  std::size_t num_held_for_good = 0;              ///< those of them in groups without a window: held until its end
 };
 
 /// Arranges the KV memory: gives blocks to sequences, finds what is computed already, and keeps what may be of use again.
@@ -68,16 +69,17 @@ class KvCache {
 
   /// What continues a sequence and is there already.
   struct Hit {
-    std::size_t num_blocks = 0;    ///< full blocks behind those that the sequence has
-    std::size_t num_taken = 0;     ///< blocks it would then hold besides, over all groups
-    std::size_t num_idle = 0;      ///< those of them that count as free now
+    std::size_t num_blocks = 0;           ///< full blocks behind those that the sequence has
+    std::size_t num_shared = 0;           ///< blocks it would then hold, over all groups, that are in use already
+    std::size_t num_shared_for_good = 0;  ///< those of them that no window will leave behind
   };
 
   /// The longest hit for the tokens `token_ids` of a sequence that has the first `num_tokens` of them, a multiple of
   /// tokens_per_block. The last token is never covered: somebody has to compute logits.
   Hit find(KvSequence& sequence, std::span<const std::int32_t> token_ids, std::size_t num_tokens);
 
-  /// Takes what find found, with nothing in between.
+  /// Takes what find found, with nothing in between. The next token is the one behind the hit: what it does not see is given
+  /// up, so in a cache with windows no step of the sequence may be in flight.
   void take(KvSequence& sequence, const Hit& hit);
 
   /// Blocks for the first `num_tokens` tokens of the sequence, in every group; false and no change when there are not enough.
@@ -112,6 +114,9 @@ class KvCache {
 
   std::size_t tokens_per_block() const noexcept { return config_.tokens_per_block; }
   const BlockPool& pool() const noexcept { return pool_; }
+  /// Blocks of groups with a window that sequences hold, shared ones counted once: when one sequence leaves such a block
+  /// behind, it is free only if no other one still sees it.
+  std::size_t num_window_blocks() const noexcept { return num_window_blocks_; }
   std::uint64_t num_allocated() const noexcept { return num_allocated_; }  ///< blocks given out by grow, ever
   std::uint64_t num_reused() const noexcept { return num_reused_; }        ///< blocks given out by take, ever
   std::uint64_t num_missed() const noexcept { return num_missed_; }        ///< full blocks computed and not found, ever
@@ -135,9 +140,12 @@ class KvCache {
   const RetentionRange& retention_of(const KvSequence& sequence, std::size_t block) const noexcept;
   void announce(PrefixNode& node);
   void set_priority(PrefixNode& node, std::uint32_t priority, std::int64_t duration_ns);
+  void hold(KvSequence& sequence, std::size_t group, std::int32_t block);
+  void let_go(KvSequence& sequence, std::size_t group, std::int32_t block);
   void release(std::vector<std::vector<std::int32_t>>& tables);
   void release_block(std::int32_t block);
   void lose(std::int32_t block);
+  void forget(std::int32_t block);
 
   KvCacheConfig config_;
   BlockHasher hasher_;
@@ -150,6 +158,9 @@ class KvCache {
   std::uint64_t last_use_ = 0;          // a clock that ticks whenever something is released
   std::int64_t now_ns_ = 0;
   std::vector<std::uint64_t> idle_since_;  // by block: last_use_ when it was released
+  std::vector<std::uint64_t> written_by_;  // by block: the step that completes it; 0: before it was stored, or not stored
+  std::vector<std::int32_t> num_holders_;  // by block, of groups with a window: sequences, not those that are retiring
+  std::size_t num_window_blocks_ = 0;
 
   using Expiry = std::pair<std::int64_t, std::int32_t>;  // when, which block
   std::priority_queue<Expiry, std::vector<Expiry>, std::greater<>> expiries_;

@@ -55,14 +55,6 @@ std::optional<BlockKey> PrefixTree::remove_block(std::int32_t block) {
   return key;
 }
 
-std::vector<PrefixNode*> PrefixTree::nodes_written_since(std::uint64_t step) {
-  std::vector<PrefixNode*> nodes;
-  for (auto& [key, node] : nodes_) {
-    if (node.last_written_by >= step) nodes.push_back(&node);
-  }
-  return nodes;
-}
-
 void PrefixTree::check_integrity() const {
   std::size_t num_blocks = 0;
   for (const auto& [key, node] : nodes_) {

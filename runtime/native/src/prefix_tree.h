@@ -19,7 +19,6 @@ struct PrefixNode {
   std::vector<std::int32_t> token_ids;  ///< [tokens_per_block]
   std::uint32_t depth = 0;              ///< index of the block in its sequences
   std::vector<std::int32_t> blocks;     ///< for each KV group the block, or -1
-  std::uint64_t last_written_by = 0;    ///< the step that completes it; 0: computed before it was stored
   std::uint32_t priority = 0;
   std::int64_t duration_ns = 0;         ///< of the priority, after the last use; 0: without end
 
@@ -50,7 +49,6 @@ class PrefixTree {
   /// Parts a block from its node. Returns the node's key when that was its last block and the node is gone.
   std::optional<BlockKey> remove_block(std::int32_t block);
 
-  std::vector<PrefixNode*> nodes_written_since(std::uint64_t step);
   std::size_t size() const noexcept { return nodes_.size(); }
 
   /// Throws std::logic_error unless nodes and blocks name each other.

@@ -159,18 +159,19 @@ void Scheduler::admit(Budget& budget, ScheduledStep& step) {
 }
 
 bool Scheduler::has_room_for(Request& request, const KvCache::Hit& hit) const {
-  const std::size_t num_free = static_cast<std::size_t>(kv_.pool().num_free()) - hit.num_idle;
+  const auto num_free = static_cast<std::size_t>(kv_.pool().num_free());
   if (config_.policy == CapacityPolicy::max_utilization) {
-    return peak_blocks(request.token_ids.size() + 1) <= num_free + hit.num_taken;
+    return peak_blocks(request.token_ids.size() + 1) <= num_free + hit.num_shared;
   }
-  return num_promised_blocks() + peak_blocks(request.max_length()) <= num_free + hit.num_taken;
+  return num_promised_blocks() + peak_blocks(request.max_length()) <= num_free + hit.num_shared_for_good;
 }
 
-/// Blocks that running requests may still ask for.
+/// Blocks that running requests may still ask for. A shared block covers the need of each sequence that holds it until its
+/// end, but of one only where a window moves on: the others need a new one when they leave it, and it is not free then.
 std::size_t Scheduler::num_promised_blocks() const {
   std::size_t sum = 0;
-  for (const auto& request : running_) sum += peak_blocks(request->max_length()) - request->kv.num_held;
-  return sum;
+  for (const auto& request : running_) sum += peak_blocks(request->max_length()) - request->kv.num_held_for_good;
+  return sum - kv_.num_window_blocks();
 }
 
 // --------------------------------------------------------------------------------------------------------- describing
@@ -377,7 +378,6 @@ void Scheduler::expire(std::int64_t now_ns, const Emit& emit) {
 
 void Scheduler::check_integrity() const {
   std::vector<const KvSequence*> sequences;
-  std::size_t promised = 0;
   std::size_t num_unfinished = 0;
   for (const auto& [id, group] : by_id_) {
     for (const auto& request : group) {
@@ -385,7 +385,6 @@ void Scheduler::check_integrity() const {
       ++num_unfinished;
       sequences.push_back(&request->kv);
       const std::size_t peak = peak_blocks(request->max_length());
-      promised += waiting_.contains(request) ? 0 : peak - request->kv.num_held;
       const std::size_t known = request->token_ids.size() + request->pending.size();
       if (request->kv.num_held > peak || request->num_computed > request->num_scheduled || request->num_scheduled > known) {
         throw std::logic_error(concat("request ", id, " has more than was planned for it"));
@@ -398,8 +397,20 @@ void Scheduler::check_integrity() const {
   if (num_unfinished != waiting_.size() + running_.size()) throw std::logic_error("requests do not add up");
   if (!std::ranges::is_sorted(running_, MoreImportant())) throw std::logic_error("running requests are out of order");
   kv_.check_integrity(sequences);
-  if (config_.policy != CapacityPolicy::max_utilization && promised > static_cast<std::size_t>(kv_.pool().num_free())) {
-    throw std::logic_error(concat(promised, " blocks are promised and ", kv_.pool().num_free(), " are free"));
+  check_promises();
+}
+
+/// What is promised must be free, or on its way.
+void Scheduler::check_promises() const {
+  if (config_.policy == CapacityPolicy::max_utilization) return;
+  std::unordered_set<std::int32_t> held;
+  for (const auto& request : running_) {
+    for (const auto& table : request->kv.tables) held.insert(table.begin(), table.end());
+  }
+  held.erase(-1);
+  const std::size_t available = static_cast<std::size_t>(kv_.pool().num_blocks()) - held.size();
+  if (num_promised_blocks() > available) {
+    throw std::logic_error(concat(num_promised_blocks(), " blocks are promised and ", available, " are not held"));
   }
 }
 

@@ -8,6 +8,7 @@
 #include <set>
 #include <span>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -129,6 +130,7 @@ class Scheduler {
   void admit(Budget& budget, ScheduledStep& step);
   bool has_room_for(Request& request, const KvCache::Hit& hit) const;
   std::size_t num_promised_blocks() const;
+  void check_promises() const;
   void describe(const std::shared_ptr<Request>& request, std::size_t num_tokens, ScheduledStep& step);
   void append_tokens(const Request& request, std::size_t num_tokens, StepBatch& batch) const;
   void fill_block_tables(ScheduledStep& step) const;
