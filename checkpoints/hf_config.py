@@ -87,10 +87,11 @@ def activation(config: JsonObject, key: str, supported: dict[str, str]) -> str:
     return supported[name]
 
 
-def head_dim(config: JsonObject, hidden_size: int, num_heads: int) -> int:
+def head_dim(config: JsonObject) -> int:
     """`head_dim`, or hidden size / heads where the file does not say."""
     if "head_dim" in config:
         return config.positive_integer("head_dim")
+    hidden_size, num_heads = config.positive_integer("hidden_size"), config.positive_integer("num_attention_heads")
     if hidden_size % num_heads != 0:
         raise ConfigError(
             f"{config.source}: hidden_size {hidden_size} is not a multiple of num_attention_heads {num_heads}, "

@@ -1,4 +1,4 @@
-"""Tiny, seeded Llama checkpoints for tests, saved by transformers itself.
+"""Tiny, seeded checkpoints of Llama and the families beside it for tests, saved by transformers itself.
 
     from tests.tiny_llama import VARIANTS, make_checkpoint
     path = make_checkpoint("gqa", tmp_path / "model")
@@ -81,13 +81,14 @@ class Variant:
     """What differs from the base model, and how the checkpoint is saved.
 
     Attributes:
-        config: Fields of LlamaConfig (transformers 5 names) that differ from the base model.
+        config: Fields of the family's config (transformers 5 names) that differ from the base model.
         dtype: Dtype of the saved weights unless make_checkpoint is told another.
         seed: Seed of the weights.
         legacy: Write config.json as transformers 4 did (rope_theta, rope_scaling, torch_dtype).
         inv_freq: Add the rotary_emb.inv_freq buffers that old files carry. Implies one file.
         max_shard_size: Size of one shard as transformers writes it ("40KB"); None: one file.
         bin_files: Save pytorch_model.bin instead of safetensors.
+        family: transformers' classes are <family>Config and <family>ForCausalLM.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -97,8 +98,10 @@ class Variant:
     inv_freq: bool = False
     max_shard_size: str | None = None
     bin_files: bool = False
+    family: str = "Llama"
 
 
+_WINDOW = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
 VARIANTS: dict[str, Variant] = {
     "mha": Variant({"num_key_value_heads": 4}, seed=6),
     "gqa": Variant(seed=16),
@@ -122,6 +125,18 @@ VARIANTS: dict[str, Variant] = {
     "legacy": Variant({"rope_parameters": _SLOW_ROPE}, legacy=True, seed=1),
     "legacy_llama3": Variant({"rope_parameters": _LLAMA3_ROPE, "head_dim": 16}, "bfloat16", legacy=True, seed=1),
     "legacy_llama1": Variant({"num_key_value_heads": 4}, "float16", legacy=True, inv_freq=True, seed=6),
+    "mistral": Variant({"sliding_window": 4}, family="Mistral", seed=1),
+    "mistral_nemo": Variant({"sliding_window": None, "head_dim": 24}, "bfloat16", family="Mistral", seed=2),
+    "mistral_legacy": Variant({"sliding_window": 5}, legacy=True, family="Mistral", seed=2),
+    "qwen2": Variant({"sliding_window": 4, "tie_word_embeddings": True}, family="Qwen2", seed=5),
+    "qwen2_window": Variant({**_WINDOW, "num_hidden_layers": 3}, family="Qwen2", seed=3),
+    "qwen2_types": Variant(
+        {**_WINDOW, "layer_types": ["sliding_attention", "full_attention"]}, "bfloat16", family="Qwen2", seed=2
+    ),
+    "qwen2_legacy": Variant({**_WINDOW, "rope_parameters": _YARN_ROPE}, legacy=True, family="Qwen2", seed=1),
+    "qwen3": Variant({"head_dim": 32, "tie_word_embeddings": True}, family="Qwen3", seed=3),
+    "qwen3_window": Variant({**_WINDOW, "head_dim": 16, "attention_bias": True}, family="Qwen3", seed=1),
+    "qwen3_legacy": Variant({**_WINDOW, "head_dim": 32}, "bfloat16", legacy=True, family="Qwen3", seed=1),
 }
 
 
@@ -132,17 +147,18 @@ def make_checkpoint(variant: str, directory: Path, *, dtype: str | None = None, 
     dtype before they are rounded.
     """
     import torch
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+    import transformers
 
     settings = VARIANTS[variant]
     dtype = dtype or settings.dtype
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    config = LlamaConfig(**_copy({**_BASE, **settings.config}))
+    config = config_class(settings.family)(**_copy({**_BASE, **settings.config}))
     with torch.random.fork_rng():
-        model = LlamaForCausalLM(config).eval()
+        model = getattr(transformers, f"{settings.family}ForCausalLM")(config).eval()
     _fill_weights(model, settings.seed)
-    model.generation_config = GenerationConfig(bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id)
+    special_tokens = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
+    model.generation_config = transformers.GenerationConfig(**special_tokens)
     directory.mkdir(parents=True, exist_ok=True)
     model = model.to(getattr(torch, dtype))
     model.save_pretrained(directory, max_shard_size=settings.max_shard_size or "1GB")
@@ -155,6 +171,13 @@ def make_checkpoint(variant: str, directory: Path, *, dtype: str | None = None, 
     if with_tokenizer:
         make_tokenizer(directory)
     return directory
+
+
+def config_class(family: str) -> Any:
+    """transformers' class of a family's config.json."""
+    import transformers
+
+    return getattr(transformers, f"{family}Config")
 
 
 def make_tokenizer(directory: Path) -> None:
@@ -183,14 +206,15 @@ def make_tokenizer(directory: Path) -> None:
 
 @functools.lru_cache(maxsize=8)
 def load_reference(directory: Path, dtype: str = "float32") -> Any:
-    """The checkpoint as a transformers LlamaForCausalLM with eager attention, computing in `dtype`."""
+    """The checkpoint as a transformers model with eager attention, computing in `dtype`."""
     import torch
-    from transformers import LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)  # in a model this small, threads only wait for each other
-    return LlamaForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         directory, dtype=getattr(torch, dtype), attn_implementation="eager", local_files_only=True
-    ).eval()
+    )
+    return model.eval()
 
 
 def reference_logits(directory: Path, token_ids: Sequence[int], dtype: str = "float32") -> NDArray[np.float32]:
@@ -286,6 +310,7 @@ def _to_legacy_config(path: Path) -> None:
     config["torch_dtype"] = config.pop("dtype")
     config["transformers_version"] = "4.40.0"
     config["pretraining_tp"] = 1
+    config.pop("layer_types", None)
     if config["num_key_value_heads"] == config["num_attention_heads"]:
         del config["num_key_value_heads"]  # Llama 1 had neither field
         del config["head_dim"]

@@ -7,6 +7,9 @@ from precast.checkpoints.families.base import Family
 
 MODULE_OF_ARCHITECTURE = {
     "LlamaForCausalLM": "precast.checkpoints.families.llama",
+    "MistralForCausalLM": "precast.checkpoints.families.mistral",
+    "Qwen2ForCausalLM": "precast.checkpoints.families.qwen2",
+    "Qwen3ForCausalLM": "precast.checkpoints.families.qwen3",
 }
 """`architectures[0]` of a config.json -> the module whose `FAMILY` converts it."""
 

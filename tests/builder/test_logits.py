@@ -20,7 +20,7 @@ from precast.builder.plan import plan_build
 from precast.builder.reference import ReferenceModel
 from precast.builder.verify import FLOAT32_TOLERANCE, LogitsFunction, VerificationReport, verify_logits
 from precast.checkpoints.checkpoint import Checkpoint, open_checkpoint
-from precast.checkpoints.model_config import AttentionConfig, HeadConfig, ModelConfig
+from precast.checkpoints.model_config import AttentionConfig, HeadConfig, ModelConfig, NormConfig, QkNormConfig
 from tests.builder.graph_runner import Chunk, engine_runner, network_runner
 from tests.builder.worlds import MODEL, RandomTensors, finished, with_attention, with_layers, with_mlp, with_rope
 from tests.tiny_llama import PROMPTS, VARIANTS, reference_logits
@@ -134,7 +134,41 @@ FEATURES: list[tuple[str, str, Callable[[ModelConfig], ModelConfig], dict[str, A
     ("rope_yarn", "scaling", lambda model: with_rope(model, scaling=None), {}),
     ("rope_yarn", "factor", lambda model: with_scaling(model, factor=8.0, attention_factor=1.139), {}),
     ("rope_yarn", "attention factor", lambda model: with_scaling(model, attention_factor=1.0), {}),
+    ("mistral", "window", lambda model: with_attention(model, window=None), {}),
+    ("mistral", "the window's last position", lambda model: with_attention(model, window=3), {}),
+    ("mistral", "the end of the window", lambda model: with_attention(model, window=5), {}),
+    ("mistral_nemo", "scale of the head's own size", lambda model: with_attention(model, scale=16**-0.5), {}),
+    ("qwen2", "bias of q, k, v", lambda model: with_attention(model, qkv_bias=False), {}),
+    ("qwen2", "bias of q", lambda model: model, {"attention.q.bias": np.zeros_like}),
+    ("qwen2", "bias of k", lambda model: model, {"attention.k.bias": np.zeros_like}),
+    ("qwen2", "bias of v", lambda model: model, {"attention.v.bias": np.zeros_like}),
+    ("qwen2", "no window without use_sliding_window", lambda model: with_attention(model, window=4), {}),
+    ("qwen2_window", "max_window_layers", lambda model: with_windows(model, (4, 4, 4)), {}),
+    ("qwen2_window", "layers from max_window_layers on", lambda model: with_windows(model, (None, None, 4)), {}),
+    ("qwen2_window", "which layers have the window", lambda model: with_windows(model, (4, 4, None)), {}),
+    ("qwen2_window", "the window's last position", lambda model: with_windows(model, (None, 3, 3)), {}),
+    ("qwen2_types", "layer_types", lambda model: with_windows(model, (None, 4)), {}),
+    ("qwen3", "norm of queries and keys", lambda model: with_attention(model, qk_norm=None), {}),
+    ("qwen3", "weight of the queries' norm", lambda model: model, {"q_norm.weight": np.ones_like}),
+    ("qwen3", "weight of the keys' norm", lambda model: model, {"k_norm.weight": np.ones_like}),
+    ("qwen3", "epsilon of the norms", lambda model: with_attention(model, qk_norm=QkNormConfig(NormConfig(1e-1))), {}),
+    (
+        "qwen3",
+        "which component a weight of the norm is for",
+        lambda model: model,
+        {"q_norm.weight": lambda w: np.roll(w, 16)},
+    ),
+    ("qwen3_window", "bias of o", lambda model: with_attention(model, output_bias=False), {}),
+    ("qwen3_window", "window", lambda model: with_attention(model, window=None), {}),
 ]
+
+
+def with_windows(model: ModelConfig, windows: tuple[int | None, ...]) -> ModelConfig:
+    layers = []
+    for layer, window in zip(model.layers, windows, strict=True):
+        assert isinstance(layer.mixer, AttentionConfig)
+        layers.append(replace(layer, mixer=replace(layer.mixer, window=window)))
+    return replace(model, layers=tuple(layers))
 
 
 def with_norms(model: ModelConfig, **changes: Any) -> ModelConfig:
@@ -202,6 +236,12 @@ def relative_error(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(np.abs(a - b).max() / np.abs(b).max())
 
 
+IN_FILES = [
+    *("gqa", "tied", "attention_bias", "legacy_llama3", "odd_vocab", "odd_intermediate"),
+    *("mistral", "qwen2_window", "qwen3"),
+]
+
+
 class TestSteps:
     """The graph over packed sequences gives each of them what it gets alone."""
 
@@ -242,7 +282,7 @@ class TestSteps:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("variant", ["gqa", "tied", "attention_bias", "legacy_llama3", "odd_vocab", "odd_intermediate"])
+@pytest.mark.parametrize("variant", IN_FILES)
 def test_the_files_of_an_engine_hold_the_model(
     variant: str, dtype: str, tiny_llama: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -85,7 +85,10 @@ def refused(path: Path, kind: type[errors.CheckpointError]) -> str:
         (
             {"architectures": ["GPT2LMHeadModel"]},
             errors.UnsupportedArchitectureError,
-            "DIR/config.json: architecture 'GPT2LMHeadModel' is not supported; supported: LlamaForCausalLM",
+            (
+                "DIR/config.json: architecture 'GPT2LMHeadModel' is not supported; supported: "
+                "LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM"
+            ),
         ),
         (
             {"hidden_act": "gelu"},

@@ -135,10 +135,10 @@ def test_a_config_that_names_no_architecture_is_refused(value: Any) -> None:
 
 
 def test_head_dim_is_derived_only_where_it_divides() -> None:
-    assert hf_config.head_dim(config(head_dim=24), 64, 4) == 24
-    assert hf_config.head_dim(config(head_dim=None), 64, 4) == 16
+    assert hf_config.head_dim(config(head_dim=24)) == 24
+    assert hf_config.head_dim(config(head_dim=None, hidden_size=64, num_attention_heads=4)) == 16
     with pytest.raises(ConfigError, match="hidden_size 64 is not a multiple of num_attention_heads 3"):
-        hf_config.head_dim(config(), 64, 3)
+        hf_config.head_dim(config(hidden_size=64, num_attention_heads=3))
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,8 @@
-"""The Llama family: every variant's config, and its tensors against transformers' own loading."""
+"""The Llama family: what its configs mean. test_families.py has what holds for all families."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import pytest
-
-from precast.checkpoints import hf_config
 from precast.checkpoints.checkpoint import open_checkpoint
 from precast.checkpoints.families.llama import FAMILY, model_config
 from precast.checkpoints.json_object import JsonObject
@@ -22,7 +17,6 @@ from precast.checkpoints.model_config import (
 )
 from precast.checkpoints.rope import Llama3Scaling
 from precast.checkpoints.tensor_shapes import tensor_shapes
-from tests.tiny_llama import VARIANTS, load_reference
 
 NORM = NormConfig(1e-5)
 
@@ -69,32 +63,6 @@ def test_llama_3_2_1b() -> None:
     assert result.head == HeadConfig(tied=True)
     assert tensor_shapes(result)["layers.15.attention.k.weight"] == (512, 2048)
     assert "lm_head.weight" not in tensor_shapes(result)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_tensor_is_what_transformers_loads(variant: str, tiny_llama: Callable[[str], Path]) -> None:
-    path = tiny_llama(variant)
-    expected = load_reference(path).state_dict()
-    with open_checkpoint(path) as checkpoint:
-        assert checkpoint.config.dtype == VARIANTS[variant].dtype
-        assert list(checkpoint.names()) == list(tensor_shapes(checkpoint.config))
-        for name in checkpoint.names():
-            assert checkpoint.info(name).dtype == VARIANTS[variant].dtype
-            tensor = checkpoint.tensor(name)
-            np.testing.assert_array_equal(tensor.astype(np.float32), expected.pop(FAMILY.file_name(name)).numpy())
-        assert list(expected) == (["lm_head.weight"] if "tied" in variant else [])
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_both_dialects_mean_the_same(variant: str, tiny_llama: Callable[[str], Path]) -> None:
-    """transformers reads the file, writes it in its own dialect, and nothing changes."""
-    from transformers import LlamaConfig
-
-    path = tiny_llama(variant)
-    rewritten = json.loads(LlamaConfig.from_pretrained(path).to_json_string(use_diff=False))
-    assert "rope_parameters" in rewritten
-    original = hf_config.read_config(path)
-    assert model_config(JsonObject(rewritten, "rewritten"), "float32") == model_config(original, "float32")
 
 
 def test_biases_follow_their_switches(tiny_llama: Callable[[str], Path]) -> None:
