@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any, TypeVar
 
 _POLL_S = 0.01
@@ -90,7 +89,12 @@ def _wall_clock(monotonic_ns: int) -> str:
 
 
 def _resident_bytes() -> int:
-    num_pages = int(Path("/proc/self/statm").read_bytes().split()[1])
+    # No file object: one that Ctrl-C leaves open would be reported by the interpreter.
+    descriptor = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        num_pages = int(os.read(descriptor, 4096).split()[1])
+    finally:
+        os.close(descriptor)
     return num_pages * os.sysconf("SC_PAGE_SIZE")
 
 
