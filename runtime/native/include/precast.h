@@ -132,7 +132,8 @@ typedef void (*precast_log_callback_t)(void *user_data, precast_log_level_t leve
 struct precast_logits_processor;
 struct precast_session_table;
 
-/* How to load an engine. Every limit is a matter of loading, never of building. 0 and NULL mean the default. */
+/* How to load an engine. Every limit is a matter of loading, never of building. 0 and NULL mean the default. What pointers
+ * point to is only read during the call that takes the options, unless the field says otherwise. */
 typedef struct precast_engine_options {
   size_t struct_size;
   /* ONNX Runtime's shared library (libonnxruntime.so, 1.23 or newer). NULL: the environment variable
@@ -292,6 +293,7 @@ typedef struct precast_retention {
   uint64_t duration_ns; /* the priority holds for so long after the last use, then it is 35 again; 0: for ever  */
 } precast_retention_t;
 
+/* A prompt to continue, and how. Its pointers are only read during the call. */
 typedef struct precast_request {
   size_t struct_size;
   /* The caller's name for the request in events. Unique among unfinished requests. */
@@ -352,6 +354,7 @@ enum {
   PRECAST_FINISH_TIMEOUT = 5    /* the request's deadline                                                  */
 };
 
+/* A token, and how likely the model found it. */
 typedef struct precast_logprob {
   int32_t token_id;
   float logprob; /* natural logarithm of the token's probability                    */
@@ -410,7 +413,8 @@ typedef struct precast_logits_row {
   precast_error_t *error;   /* NULL at first; set it, by precast_error_new, to end this sequence with an error           */
 } precast_logits_row_t;
 
-/* Changes logits before penalties, temperature and the draw. Grammars need only clear bits. */
+/* Changes logits before penalties, temperature and the draw. Grammars need only clear bits. user_data stays the caller's own
+ * and is passed back to the functions; rows are the library's and valid during the call. */
 typedef struct precast_logits_processor {
   size_t struct_size;
   void *user_data;
@@ -432,7 +436,8 @@ typedef struct precast_token_source {
   uint64_t source_step;
 } precast_token_source_t;
 
-/* One forward pass, described completely. T tokens of S sequences lie behind one another. */
+/* One forward pass, described completely. T tokens of S sequences lie behind one another. Its arrays are owned by the library
+ * and valid, unchanged, until the step has been collected. */
 typedef struct precast_step {
   size_t struct_size;
   uint64_t id;                     /* 1, 2, 3, ... */
@@ -451,11 +456,12 @@ typedef struct precast_step {
   size_t num_token_sources;
 } precast_step_t;
 
+/* What a step gave. The arrays are owned by the session and valid until its next call. */
 typedef struct precast_step_result {
   size_t struct_size;
-  /* [rows with needs_logits, vocab_size], in the order of logit_rows. Owned by the session, valid until its next call. */
+  /* [rows with needs_logits, vocab_size], in the order of logit_rows. */
   const float *logits;
-  /* [R], the largest logit of each row, the smallest id among equals; required where chooses_tokens is set. As logits. */
+  /* [R], the largest logit of each row, the smallest id among equals; required where chooses_tokens is set. */
   const int32_t *token_ids;
 } precast_step_result_t;
 
@@ -483,8 +489,8 @@ typedef struct precast_session_properties {
 /* A session that is not built in, such as one on a GPU. All functions are called from one thread at a time (create from the
  * thread in precast_engine_new, the others from the engine's), with what create has written to `*session`. Each returns NULL
  * or an error, which the library takes. An error of enqueue or collect fails the requests of that step and no others. Steps
- * are collected in the order in which they were enqueued, at most max_in_flight at a time. The arrays of a step stay valid
- * and unchanged until it has been collected. */
+ * are collected in the order in which they were enqueued, at most max_in_flight at a time. user_data stays the caller's own
+ * and is passed back to create; what create writes to `*session` is the session's own until destroy. */
 typedef struct precast_session_table {
   size_t struct_size;
   uint32_t version; /* 1 */
