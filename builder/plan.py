@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from precast.builder.build_config import BuildConfig
 from precast.builder.errors import BuildError
-from precast.checkpoints.model_config import ModelConfig
+from precast.checkpoints.model_config import AttentionConfig, ModelConfig
+from precast.checkpoints.rope import DynamicScaling, LongRopeScaling, RopeScaling
 
 WEIGHT_LAYOUTS = {"float32": "x16k1.f32/1", "bfloat16": "x16k2.bf16/1"}
 KV_LAYOUTS = {"float32": "kv16.f32/1", "bfloat16": "kv16.bf16/1"}
@@ -50,10 +51,12 @@ def plan_build(model: ModelConfig, config: BuildConfig) -> BuildPlan:
         BuildError: the model cannot do what the config asks.
     """
     dtype, notes = _weight_dtype(model, config)
+    max_seq_len = _max_seq_len(model, config)
+    notes += _rope_notes(model, max_seq_len)
     for note in notes:
         _logger.warning(note)
     kv_cache_dtype = dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
-    return BuildPlan(dtype, kv_cache_dtype, config.tokens_per_block, _max_seq_len(model, config), notes)
+    return BuildPlan(dtype, kv_cache_dtype, config.tokens_per_block, max_seq_len, notes)
 
 
 def _weight_dtype(model: ModelConfig, config: BuildConfig) -> tuple[str, tuple[str, ...]]:
@@ -63,6 +66,24 @@ def _weight_dtype(model: ModelConfig, config: BuildConfig) -> tuple[str, tuple[s
     if config.dtype == "float16":
         return "bfloat16", ("float16 was asked for, weights are stored as bfloat16",)
     return (model.dtype if config.dtype == "auto" else config.dtype), ()
+
+
+def _rope_notes(model: ModelConfig, max_seq_len: int) -> tuple[str, ...]:
+    """What differs from transformers where a rotary embedding depends on the length of a sequence."""
+    ropes = [layer.mixer.rope for layer in model.layers if isinstance(layer.mixer, AttentionConfig)]
+    scalings = dict.fromkeys(rope.scaling for rope in ropes if rope is not None)
+    return tuple(note for scaling in scalings if (note := _rope_note(scaling, max_seq_len)) is not None)
+
+
+def _rope_note(scaling: RopeScaling | None, max_seq_len: int) -> str | None:
+    if not isinstance(scaling, DynamicScaling | LongRopeScaling):
+        return None
+    context = scaling.original_max_position_embeddings
+    if max_seq_len <= context:
+        return None
+    if isinstance(scaling, DynamicScaling):
+        return f"beyond {context} tokens, dynamic rope rotates a token as in a sequence that ends with it"
+    return f"sequences of {context} tokens and less too are rotated by longrope's long factors"
 
 
 def _max_seq_len(model: ModelConfig, config: BuildConfig) -> int:

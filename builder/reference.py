@@ -22,7 +22,7 @@ from precast.checkpoints.model_config import (
     ModelConfig,
     NormConfig,
 )
-from precast.checkpoints.rope import inverse_frequencies
+from precast.checkpoints.rope import rope_table
 from precast.plugins.embedding.reference import embedding
 from precast.plugins.embedding.schema import EmbeddingAttributes
 from precast.plugins.gated_activation.reference import gated_activation
@@ -47,15 +47,23 @@ class ReferenceModel:
         tensors: Its weights; one is read at a time, so memory is bounded by the largest.
         dtype: Weights are rounded to it, and activations where the ops say so: "float32" or "bfloat16".
         kv_cache_dtype: What keys and values are rounded to; None: as `dtype`.
+        max_seq_len: Of the engine, on which some rotary embeddings depend; None: what the model can.
     """
 
     def __init__(
-        self, config: ModelConfig, tensors: Tensors, *, dtype: str = "float32", kv_cache_dtype: str | None = None
+        self,
+        config: ModelConfig,
+        tensors: Tensors,
+        *,
+        dtype: str = "float32",
+        kv_cache_dtype: str | None = None,
+        max_seq_len: int | None = None,
     ) -> None:
         check_implemented(config)
         self._config = config
         self._tensors = tensors
         self._layout = WEIGHT_LAYOUTS[dtype]
+        self._max_seq_len = max_seq_len or config.max_position_embeddings
         self._kv_layout = KV_LAYOUTS[kv_cache_dtype or dtype]
 
     def __call__(self, token_ids: Sequence[int]) -> Float32:
@@ -81,7 +89,7 @@ class ReferenceModel:
         key_bias = attention.qkv_bias if attention.key_bias is None else attention.key_bias
         biases = {"q": attention.qkv_bias, "k": key_bias, "v": attention.qkv_bias}
         qkv = np.concatenate([self._linear(x_TH, f"{name}.{part}", biases[part]) for part in "qkv"], axis=-1)
-        inv_freq, rope_scaling = (None, 1.0) if attention.rope is None else inverse_frequencies(attention.rope)
+        rope = None if attention.rope is None else rope_table(attention.rope, self._max_seq_len)
         attributes = PagedAttentionAttributes(
             attention.num_heads,
             attention.num_kv_heads,
@@ -89,15 +97,17 @@ class ReferenceModel:
             attention.scale,
             self._kv_layout,
             TOKENS_PER_BLOCK,
-            rope_scaling,
+            1.0 if rope is None else rope.attention_factor,
             attention.window or 0,
             0.0 if attention.qk_norm is None else attention.qk_norm.norm.epsilon,
+            0 if rope is None else rope.start,
         )
         num_tokens = len(x_TH)
         blocks = np.arange(-(-num_tokens // TOKENS_PER_BLOCK), dtype=np.int32)
         starts, lengths = np.array([0, num_tokens], np.int32), np.array([num_tokens], np.int32)
         pool = np.zeros((len(blocks), attributes.block_bytes), np.uint8)
         norms = () if attention.qk_norm is None else tuple(self._plain(f"{name}.{part}_norm.weight") for part in "qk")
+        inv_freq = None if rope is None else rope.frequencies
         heads = paged_attention(qkv, starts, lengths, blocks[None], pool, attributes, inv_freq, *norms)
         return self._linear(heads, f"{name}.o", attention.output_bias)
 

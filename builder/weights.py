@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precast.builder.errors import BuildError
+from precast.checkpoints.rope import RopeConfig, rope_rows, rope_table
 from precast.checkpoints.weights_index import PLAIN_LAYOUT
 from precast.plugins.linear.pack import pack, packed_size
 
@@ -58,24 +59,26 @@ class Zeros:
 
 
 @dataclass(frozen=True)
-class Constant:
-    """A vector computed from the model config, such as rope frequencies. The values are exact float32."""
+class RopeFrequencies:
+    """The rows of a RopeTable, which follow from the model config and the engine's longest sequence."""
 
-    values: tuple[float, ...]
+    rope: RopeConfig
+    max_seq_len: int
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self.values),)
+        rows, _ = rope_rows(self.rope, self.max_seq_len)
+        return (rows, self.rope.rotary_dim // 2)
 
     def read(self, checkpoint: Tensors) -> NDArray[np.generic]:
         del checkpoint
-        return np.array(self.values, np.float32)
+        return rope_table(self.rope, self.max_seq_len).frequencies
 
     def __str__(self) -> str:
-        return f"constant{list(self.shape)}"
+        return f"rope{list(self.shape)}"
 
 
-WeightSource = CheckpointTensor | Zeros | Constant
+WeightSource = CheckpointTensor | Zeros | RopeFrequencies
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ transformers 5 writes `rope_parameters` and `dtype`; transformers 4, and most fi
 `rope_theta` with `rope_scaling`, and `torch_dtype`.
 """
 
+import math
 from pathlib import Path
 
 from precast.checkpoints.companion_files import CONFIG
@@ -16,10 +17,18 @@ from precast.checkpoints.errors import (
 )
 from precast.checkpoints.json_object import JsonObject, read_json_file
 from precast.checkpoints.model_config import DTYPES
-from precast.checkpoints.rope import LinearScaling, Llama3Scaling, RopeConfig, RopeScaling, YarnScaling
+from precast.checkpoints.rope import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RopeConfig,
+    RopeScaling,
+    YarnScaling,
+)
 
 DEFAULT_ROPE_THETA = 10000.0
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn", "dynamic", "longrope")
 
 
 def read_config(directory: Path) -> JsonObject:
@@ -147,6 +156,11 @@ def _rope_scaling(kind: str, parameters: JsonObject, trained_positions: int, max
             high_freq_factor=parameters.number("high_freq_factor"),
             original_max_position_embeddings=trained_positions,
         )
+    if kind == "dynamic":
+        # transformers grows it from max_position_embeddings on, whatever the file calls original.
+        return DynamicScaling(parameters.number("factor"), max_positions)
+    if kind == "longrope":
+        return _longrope(parameters, trained_positions, max_positions)
     return YarnScaling(
         factor=parameters.number("factor", max_positions / trained_positions),
         original_max_position_embeddings=trained_positions,
@@ -156,4 +170,17 @@ def _rope_scaling(kind: str, parameters: JsonObject, trained_positions: int, max
         mscale=parameters.optional_number("mscale"),
         mscale_all_dim=parameters.optional_number("mscale_all_dim"),
         truncate=parameters.boolean("truncate", True),
+    )
+
+
+def _longrope(parameters: JsonObject, trained_positions: int, max_positions: int) -> LongRopeScaling:
+    if trained_positions < 2:
+        raise parameters.error("original_max_position_embeddings", "at least 2")
+    factor = parameters.number("factor", max_positions / trained_positions)
+    default = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(trained_positions))
+    return LongRopeScaling(
+        short_factor=parameters.numbers("short_factor"),
+        long_factor=parameters.numbers("long_factor"),
+        original_max_position_embeddings=trained_positions,
+        attention_factor=parameters.number("attention_factor", default),
     )

@@ -85,6 +85,15 @@ class JsonObject:
     def number(self, key: str, default: float | None = None) -> float:
         return self._or_default(key, self.optional_number(key), default)
 
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A list of numbers, which must be there."""
+        values = self._or_default(key, self.values.get(key), None)
+        if not isinstance(values, list) or not all(
+            type(item) in (int, float) and math.isfinite(item) for item in values
+        ):
+            raise self.error(key, "a list of finite numbers")
+        return tuple(float(item) for item in values)
+
     def boolean(self, key: str, default: bool) -> bool:
         value = self.values.get(key)
         if value is not None and not isinstance(value, bool):

@@ -82,7 +82,51 @@ class YarnScaling:
             )
 
 
-RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
+@dataclass(frozen=True)
+class DynamicScaling:
+    """Dynamic NTK: beyond the original context, theta grows with the length (bloc97 and emozilla, 2023; as in
+    transformers), so that the slowest pair turns as far as it did within the original context.
+
+    Sequences may have `factor` times the original context.
+    """
+
+    factor: float
+    original_max_position_embeddings: int
+
+    def __post_init__(self) -> None:
+        require_positive(self, "factor", "original_max_position_embeddings")
+        if self.factor < 1:
+            raise ValueError(f"DynamicScaling: factor must be at least 1, not {self.factor}")
+
+    @property
+    def max_position_embeddings(self) -> int:
+        return int(self.factor * self.original_max_position_embeddings)
+
+
+@dataclass(frozen=True)
+class LongRopeScaling:
+    """LongRoPE (Ding et al. 2024, arXiv 2402.13753): each pair's frequency is divided by a factor of its own, of
+    one of two sets.
+
+    Attributes:
+        short_factor, long_factor: rotary_dim / 2 factors each, for sequences within the original context, and for
+            longer ones.
+        attention_factor: Multiplies cosine and sine.
+    """
+
+    short_factor: tuple[float, ...]
+    long_factor: tuple[float, ...]
+    original_max_position_embeddings: int
+    attention_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive(self, "original_max_position_embeddings", "attention_factor")
+        for name in ("short_factor", "long_factor"):
+            if not all(factor > 0 for factor in getattr(self, name)):
+                raise ValueError(f"LongRopeScaling: every {name} must be positive")
+
+
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | DynamicScaling | LongRopeScaling
 
 
 @dataclass(frozen=True)
@@ -114,11 +158,69 @@ class RopeConfig:
             raise ValueError(
                 f"RopeConfig: mrope_section {self.mrope_section} must sum to rotary_dim / 2 = {self.rotary_dim // 2}"
             )
+        if isinstance(self.scaling, DynamicScaling) and self.rotary_dim < 4:
+            raise ValueError(f"RopeConfig: dynamic scaling needs a rotary_dim of at least 4, not {self.rotary_dim}")
+        if isinstance(self.scaling, LongRopeScaling):
+            for name in ("short_factor", "long_factor"):
+                if len(getattr(self.scaling, name)) != self.rotary_dim // 2:
+                    raise ValueError(
+                        f"RopeConfig: {name} has {len(getattr(self.scaling, name))} factors; rotary_dim / 2 is "
+                        f"{self.rotary_dim // 2}"
+                    )
 
 
-def inverse_frequencies(rope: RopeConfig) -> tuple[NDArray[np.float32], float]:
-    """The inverse frequencies, float32 [rotary_dim / 2] in radians per token, and the attention factor."""
-    powers = _powers(rope)
+@dataclass(frozen=True)
+class RopeTable:
+    """How an engine rotates, for good: the frequencies of a position depend on nothing but the position.
+
+    Position p rotates by row min(max(0, p - start), rows - 1).
+
+    Attributes:
+        frequencies: float32 [rows, rotary_dim / 2], in radians per token.
+        start: The last position of row 0.
+        attention_factor: Multiplies cosine and sine.
+    """
+
+    frequencies: NDArray[np.float32]
+    start: int
+    attention_factor: float
+
+
+def rope_table(rope: RopeConfig, max_seq_len: int) -> RopeTable:
+    """The rotation of an engine whose sequences have at most `max_seq_len` tokens.
+
+    Dynamic scaling: the token at position p is rotated, for good, as in a sequence that ends with it. Within the
+    original context that is transformers, and beyond it is what transformers does when it generates token by token
+    with a cache. (Where a prompt is longer than the original context, transformers rotates all its tokens by the
+    prompt's length instead, so that its answer depends on how a sequence is cut into steps.)
+
+    LongRoPE: all sequences have the factors of the longest one, `max_seq_len`, as in vLLM. (transformers takes the
+    short ones until a sequence leaves the original context, and then the long ones for all that is in its cache.)
+    """
+    rows, start = rope_rows(rope, max_seq_len)
+    if rows > 1:
+        first, factor = inverse_frequencies(rope, start + 1)
+        table = np.empty((rows, len(first)), np.float32)
+        for row in range(rows):
+            table[row] = inverse_frequencies(rope, start + 1 + row)[0]
+        return RopeTable(table, start, factor)
+    frequencies, factor = inverse_frequencies(rope, max_seq_len)
+    return RopeTable(frequencies[None], start, factor)
+
+
+def rope_rows(rope: RopeConfig, max_seq_len: int) -> tuple[int, int]:
+    """The number of rows of an engine's RopeTable, and its start."""
+    if not isinstance(rope.scaling, DynamicScaling):
+        return 1, 0
+    original = rope.scaling.original_max_position_embeddings
+    return 1 + max(0, max_seq_len - original), original - 1
+
+
+def inverse_frequencies(rope: RopeConfig, seq_len: int = 1) -> tuple[NDArray[np.float32], float]:
+    """The inverse frequencies of a sequence of `seq_len` tokens, float32 [rotary_dim / 2] in radians per token, and
+    the attention factor. Only dynamic scaling and LongRoPE depend on the length.
+    """
+    powers = _powers(_theta(rope, seq_len), rope.rotary_dim)
     match rope.scaling:
         case None:
             return np.float32(1) / powers, 1.0
@@ -128,12 +230,28 @@ def inverse_frequencies(rope: RopeConfig) -> tuple[NDArray[np.float32], float]:
             return _llama3(np.float32(1) / powers, rope.scaling), 1.0
         case YarnScaling():
             return _yarn(powers, rope, rope.scaling), _yarn_attention_factor(rope.scaling)
+        case DynamicScaling():
+            return np.float32(1) / powers, 1.0
+        case LongRopeScaling():
+            is_long = seq_len > rope.scaling.original_max_position_embeddings
+            factors = np.array(rope.scaling.long_factor if is_long else rope.scaling.short_factor, np.float32)
+            return np.float32(1) / (factors * powers), rope.scaling.attention_factor
 
 
-def _powers(rope: RopeConfig) -> NDArray[np.float32]:
+def _theta(rope: RopeConfig, seq_len: int) -> float:
+    """The base of the frequencies; dynamic scaling enlarges it beyond the original context."""
+    if not isinstance(rope.scaling, DynamicScaling) or seq_len <= rope.scaling.original_max_position_embeddings:
+        return rope.theta
+    factor, context = rope.scaling.factor, rope.scaling.original_max_position_embeddings
+    growth = np.float32(factor) * np.float32(seq_len) / np.float32(context) - np.float32(factor - 1)
+    exponent = rope.rotary_dim / (rope.rotary_dim - 2)
+    return float(np.float32(rope.theta) * np.float32(np.power(np.float64(growth), exponent)))
+
+
+def _powers(theta: float, rotary_dim: int) -> NDArray[np.float32]:
     """theta ** (2j / rotary_dim), float32 [rotary_dim / 2]."""
-    exponents = np.arange(0, rope.rotary_dim, 2, dtype=np.float32) / np.float32(rope.rotary_dim)
-    powers: NDArray[np.float64] = np.power(np.float64(np.float32(rope.theta)), exponents.astype(np.float64))
+    exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
+    powers: NDArray[np.float64] = np.power(np.float64(np.float32(theta)), exponents.astype(np.float64))
     return powers.astype(np.float32)
 
 

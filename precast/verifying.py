@@ -19,7 +19,7 @@ from precast.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from precast.builder.verify import LogitsFunction, VerificationReport
     from precast.checkpoints.checkpoint import Checkpoint
-    from precast.checkpoints.engine_manifest import BuildInfo
+    from precast.checkpoints.engine_manifest import EngineManifest
 
 BACKENDS = {"numpy": "Precast's NumPy reference", "hf": "Hugging Face transformers"}
 DEFAULT_PROMPTS = (
@@ -62,9 +62,10 @@ def verify_engine(
         ) from error
 
     start = time.perf_counter()
-    build = read_manifest(engine_dir).build
+    manifest = read_manifest(engine_dir)
+    build = manifest.build
     with open_checkpoint(reference, revision=revision) as checkpoint, Model(engine_dir) as model:
-        exact, rounded = _references(backend, checkpoint, build)
+        exact, rounded = _references(backend, checkpoint, manifest)
         report = verify_logits(
             model.logits,
             exact,
@@ -82,14 +83,17 @@ def _token_ids(engine_dir: Path, prompts: Sequence[str], max_seq_len: int) -> li
     return [tokenizer.encode(prompt)[:max_seq_len] for prompt in prompts]
 
 
-def _references(backend: str, checkpoint: Checkpoint, build: BuildInfo) -> tuple[LogitsFunction, LogitsFunction]:
+def _references(
+    backend: str, checkpoint: Checkpoint, manifest: EngineManifest
+) -> tuple[LogitsFunction, LogitsFunction]:
     """The checkpoint's logits in float32, and with the roundings of an engine with these dtypes."""
     if backend == "numpy":
         from precast.builder.reference import ReferenceModel
 
+        model = functools.partial(ReferenceModel, checkpoint.config, checkpoint, max_seq_len=manifest.model.max_seq_len)
         return (
-            ReferenceModel(checkpoint.config, checkpoint),
-            ReferenceModel(checkpoint.config, checkpoint, dtype=build.dtype, kv_cache_dtype=build.kv_cache_dtype),
+            model(),
+            model(dtype=manifest.build.dtype, kv_cache_dtype=manifest.build.kv_cache_dtype),
         )
     if backend == "hf":
         return _HuggingFaceModel(checkpoint.path, "float32"), _HuggingFaceModel(checkpoint.path, "bfloat16")

@@ -15,6 +15,7 @@ torch, transformers and tokenizers are imported inside the functions.
 """
 
 import functools
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -74,6 +75,15 @@ _YARN_ROPE = {
     "factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+_DYNAMIC_ROPE = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+_LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "short_factor": [1.0, 1.0, 1.1, 1.2, 1.3, 1.5, 1.7, 2.0],
+    "long_factor": [1.0, 1.5, 2.0, 2.5, 4.0, 8.0, 16.0, 20.0],
+    "original_max_position_embeddings": 256,
+}
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,8 @@ VARIANTS: dict[str, Variant] = {
     "rope_linear": Variant({"rope_parameters": _LINEAR_ROPE}, seed=10),
     "rope_llama3": Variant({"rope_parameters": _LLAMA3_ROPE}, seed=2),
     "rope_yarn": Variant({"rope_parameters": _YARN_ROPE}, seed=7),
+    "rope_dynamic": Variant({"rope_parameters": _DYNAMIC_ROPE}, seed=1),
+    "rope_longrope": Variant({"rope_parameters": _LONG_ROPE}, seed=3),
     "eos_list": Variant({"eos_token_id": [EOS_TOKEN_ID, 7]}, seed=16),
     "odd_vocab": Variant({"vocab_size": VOCAB_SIZE + 11}, seed=7),
     "odd_intermediate": Variant({"intermediate_size": 150}, seed=22),
@@ -225,6 +237,22 @@ def reference_logits(directory: Path, token_ids: Sequence[int], dtype: str = "fl
         logits = load_reference(directory, dtype)(torch.tensor([list(token_ids)])).logits[0]
     result: NDArray[np.float32] = logits.float().numpy()
     return result
+
+
+def cached_logits(directory: Path, token_ids: Sequence[int], prompt: int) -> NDArray[np.float32]:
+    """Logits [len(token_ids), vocab_size] of transformers generating with a cache: `prompt` tokens, then one by one."""
+    import torch
+    from transformers import DynamicCache
+
+    model, cache = load_reference(directory), DynamicCache()
+    argument = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"  # before 5.24
+    rows = []
+    ends = [prompt, *range(prompt + 1, len(token_ids) + 1)]
+    for start, end in zip([0, *ends], ends, strict=False):
+        with torch.no_grad():
+            logits = model(torch.tensor([list(token_ids[start:end])]), **{argument: cache}, use_cache=True).logits
+        rows.append(logits[0].float().numpy())
+    return np.concatenate(rows)
 
 
 def reference_greedy(

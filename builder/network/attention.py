@@ -10,14 +10,15 @@ x is [num_tokens, hidden_size], q [num_tokens, num_heads * head_dim], k and v [n
 import onnx_ir as ir
 
 from precast.builder.network.emitter import Emitter, num_features
-from precast.checkpoints.model_config import AttentionConfig, RopeConfig
-from precast.checkpoints.rope import inverse_frequencies
+from precast.checkpoints.model_config import AttentionConfig
+from precast.checkpoints.rope import inverse_frequencies, rope_rows
 from precast.plugins.paged_attention import schema as paged_attention
 
 
 def emit_attention(emitter: Emitter, attention: AttentionConfig, x: ir.Value, name: str) -> ir.Value:
     """The mixer of one layer, with a KV pool of its own."""
-    inv_freq, rope_scaling = _rope(emitter, attention.rope)
+    rope, max_seq_len = attention.rope, emitter.plan.max_seq_len
+    inv_freq = None if rope is None else emitter.rope_frequencies(rope)
     window = emitter.plan.effective_window(attention.window)
     attributes = paged_attention.PagedAttentionAttributes(
         num_heads=attention.num_heads,
@@ -26,9 +27,10 @@ def emit_attention(emitter: Emitter, attention: AttentionConfig, x: ir.Value, na
         scale=attention.scale,
         kv_layout=emitter.plan.kv_layout,
         tokens_per_block=emitter.plan.tokens_per_block,
-        rope_scaling=rope_scaling,
+        rope_scaling=1.0 if rope is None else inverse_frequencies(rope, max_seq_len)[1],
         window=window or 0,
         qk_norm_epsilon=0.0 if attention.qk_norm is None else attention.qk_norm.norm.epsilon,
+        rope_start=0 if rope is None else rope_rows(rope, max_seq_len)[1],
     )
     step = emitter.inputs
     qkv = _emit_qkv(emitter, attention, x, name)
@@ -51,11 +53,3 @@ def _emit_qkv(emitter: Emitter, attention: AttentionConfig, x: ir.Value, name: s
         emitter.linear(x, f"{name}.v", kv_features, bias=attention.qkv_bias),
     ]
     return emitter.builtin("Concat", qkv, f"{name}.qkv", q_features + 2 * kv_features, axis=-1)
-
-
-def _rope(emitter: Emitter, rope: RopeConfig | None) -> tuple[ir.Value | None, float]:
-    """The inverse frequencies, shared by layers with the same ones, and the factor of cosine and sine."""
-    if rope is None:
-        return None, 1.0
-    frequencies, scaling = inverse_frequencies(rope)
-    return emitter.shared_constant("inv_freq", frequencies.tolist()), scaling

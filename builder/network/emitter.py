@@ -9,8 +9,9 @@ from precast.builder.network.inputs import LOGITS, StepInputs, block_tables_name
 from precast.builder.network.network import Network
 from precast.builder.network.nodes import Op, OpAttributes, builtin_node, precast_node, select_rows_node
 from precast.builder.plan import BuildPlan
-from precast.builder.weights import CheckpointTensor, Constant, WeightRecipe
+from precast.builder.weights import CheckpointTensor, RopeFrequencies, WeightRecipe
 from precast.checkpoints.engine_kv import KvCacheSpec, KvGroupSpec
+from precast.checkpoints.model_config import RopeConfig
 from precast.checkpoints.weights_index import PLAIN_LAYOUT
 from precast.plugins.domain import DOMAIN
 from precast.plugins.linear import schema as linear
@@ -75,10 +76,10 @@ class Emitter:
         """The checkpoint's tensor `name` in float32."""
         return self.network.add_weight(name, WeightRecipe(PLAIN_LAYOUT, (CheckpointTensor(name, shape),)))
 
-    def shared_constant(self, name: str, values: Sequence[float]) -> ir.Value:
-        """A float32 vector, `name`.0, `name`.1, ...; equal vectors are one initialiser."""
-        recipe = WeightRecipe(PLAIN_LAYOUT, (Constant(tuple(values)),))
-        numbered = (f"{name}.{number}" for number in count())
+    def rope_frequencies(self, rope: RopeConfig) -> ir.Value:
+        """The rows of the rope's table, inv_freq.0, inv_freq.1, ...; layers with the same rope share them."""
+        recipe = WeightRecipe(PLAIN_LAYOUT, (RopeFrequencies(rope, self.plan.max_seq_len),))
+        numbered = (f"inv_freq.{number}" for number in count())
         for candidate in numbered:
             if candidate not in self.network.weights:
                 return self.network.add_weight(candidate, recipe)

@@ -25,6 +25,7 @@ from precast.checkpoints.model_config import (
     RopeConfig,
     YarnScaling,
 )
+from precast.checkpoints.rope import DynamicScaling, LongRopeScaling
 from precast.plugins.gated_activation.schema import ACTIVATIONS
 
 T = TypeVar("T")
@@ -90,9 +91,13 @@ IMPLEMENTED: Mapping[type, Mapping[str, Rule]] = {
     RopeConfig: {
         "theta": ANY,
         "rotary_dim": ANY,
-        "scaling": kind_of(NoneType, LinearScaling, Llama3Scaling, YarnScaling),
+        "scaling": kind_of(NoneType, LinearScaling, Llama3Scaling, YarnScaling, DynamicScaling, LongRopeScaling),
     },
     LinearScaling: {"factor": ANY},
+    DynamicScaling: {"factor": ANY, "original_max_position_embeddings": ANY},
+    LongRopeScaling: dict.fromkeys(
+        ("short_factor", "long_factor", "original_max_position_embeddings", "attention_factor"), ANY
+    ),
     Llama3Scaling: dict.fromkeys(
         ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"), ANY
     ),

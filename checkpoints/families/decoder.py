@@ -15,6 +15,7 @@ from precast.checkpoints.model_config import (
     ModelConfig,
     NormConfig,
 )
+from precast.checkpoints.rope import DynamicScaling
 
 ACTIVATIONS = {"silu": "silu"}
 
@@ -78,9 +79,16 @@ def model_config(
         architecture=hf_config.architecture(config),
         vocab_size=config.positive_integer("vocab_size"),
         hidden_size=config.positive_integer("hidden_size"),
-        max_position_embeddings=max_positions,
+        max_position_embeddings=_longest_sequence(attentions, max_positions),
         layers=tuple(layers),
         final_norm=every_norm,
         head=HeadConfig(tied=config.boolean("tie_word_embeddings", False)),
         dtype=dtype,
     )
+
+
+def _longest_sequence(attentions: Sequence[AttentionConfig], max_positions: int) -> int:
+    """Dynamic rope is for sequences beyond `max_position_embeddings`."""
+    ropes = [attention.rope for attention in attentions if attention.rope is not None]
+    scaled = [rope.scaling.max_position_embeddings for rope in ropes if isinstance(rope.scaling, DynamicScaling)]
+    return max([max_positions, *scaled])

@@ -73,10 +73,17 @@ class KvPool:
         return block, in_block // TOKENS_PER_TILE, in_block % TOKENS_PER_TILE
 
 
-def rotate(x_THD: Float32, positions_T: NDArray[np.integer], inv_freq: Float32, rope_scaling: float = 1.0) -> Float32:
-    """Rotary embedding of heads [T, H, D] over their first 2 * len(inv_freq) elements."""
-    half = len(inv_freq)
-    angles = positions_T.astype(np.float32)[:, None, None] * inv_freq  # [T, 1, half], rounded to fp32
+def rotate(
+    x_THD: Float32,
+    positions_T: NDArray[np.integer],
+    inv_freq_FR: Float32,
+    rope_scaling: float = 1.0,
+    rope_start: int = 0,
+) -> Float32:
+    """Rotary embedding of heads [T, H, D] over their first 2 * R elements."""
+    rows, half = inv_freq_FR.shape
+    frequencies_T1R = inv_freq_FR[np.clip(positions_T - rope_start, 0, rows - 1), None]
+    angles = positions_T.astype(np.float32)[:, None, None] * frequencies_T1R  # rounded to fp32
     cos = np.cos(angles.astype(np.float64)).astype(np.float32) * np.float32(rope_scaling)
     sin = np.sin(angles.astype(np.float64)).astype(np.float32) * np.float32(rope_scaling)
     first, second, rest = np.split(x_THD, [half, 2 * half], axis=-1)
@@ -104,8 +111,7 @@ def paged_attention(
         norm = RmsNormAttributes(attributes.qk_norm_epsilon)
         q, k = rms_norm(q, q_norm, norm)[0], rms_norm(k, k_norm, norm)[0]  # over the last axis, D
     if inv_freq is not None:
-        q = rotate(q, positions, inv_freq, attributes.rope_scaling)
-        k = rotate(k, positions, inv_freq, attributes.rope_scaling)
+        q, k = (rotate(x, positions, inv_freq, attributes.rope_scaling, attributes.rope_start) for x in (q, k))
     pool = KvPool(kv, attributes)
     sequence_of_row = np.repeat(np.arange(len(lengths)), lengths)
     for row in range(num_tokens):

@@ -1,7 +1,7 @@
 """PagedAttention, version 1: queries and keys normed and rotated, KV cache, causal attention, in one op.
 
 T = tokens of this step, S = sequences, Hq = num_heads, Hkv = num_kv_heads, G = Hq / Hkv (query heads that share one
-KV head), D = head_dim, B = width of the block table.
+KV head), D = head_dim, B = width of the block table, F = sets of rotary frequencies, at least 1.
 
 Inputs
     qkv              float32 [T, (Hq + 2*Hkv) * D]    of each token its query heads, then key heads, then value heads
@@ -9,7 +9,7 @@ Inputs
     context_lengths  int32 [S]                        tokens of the sequence in the cache after this step
     block_tables     int32 [S, B]                     the blocks of each sequence, -1 where there is none
     kv               uint8 [num_blocks, block_bytes]  the block pool, WRITTEN IN PLACE
-    inv_freq         float32 [rotary_dim / 2]         optional; absent: no rotary embedding. rotary_dim is even, <= D
+    inv_freq         float32 [F, rotary_dim / 2]      optional; absent: no rotary embedding. rotary_dim is even, <= D
     q_norm, k_norm   float32 [D]                      optional, both or neither; absent: no norm of queries and keys
 Output
     output           float32 [T, Hq * D]
@@ -18,6 +18,7 @@ Attributes
     scale                                                 float   multiplies q.k; usually 1/sqrt(D)
     kv_layout                                             string  "kv16.f32/1" or "kv16.bf16/1"
     rope_scaling                                          float   multiplies cos and sin (the "attention factor")
+    rope_start                                            int     >= 0; up to this position row 0 of inv_freq rotates
     window                                                int     positions that a row sees, its own included; 0: all
     qk_norm_epsilon                                       float   of the norm of queries and keys
 
@@ -58,11 +59,12 @@ For every token of the step, before any query of the step reads the pool:
 1. With q_norm and k_norm, replace each query head by its RmsNorm with weight q_norm and epsilon qk_norm_epsilon, and
    each key head likewise with k_norm: y of plugins/rms_norm/schema.py, bit for bit, a head being a row.
 2. Rotate each query and key head (NeoX style, "rotate half", over the first R = rotary_dim elements; the rest pass):
-       angle[i] = float32(p) * inv_freq[i]                             one fp32 product, i < R/2
+       angle[i] = float32(p) * inv_freq[f][i]                          one fp32 product, i < R/2
        c[i] = cos(angle[i]) * rope_scaling                             cos and sin within 2e-7 up to 2^30 radians
        s[i] = sin(angle[i]) * rope_scaling
        x'[i]       = x[i] * c[i] - x[i + R/2] * s[i]                   products rounded, then the difference
        x'[i + R/2] = x[i + R/2] * c[i] + x[i] * s[i]
+   where f = min(max(0, p - rope_start), F - 1): row 0 as far as rope_start, then a row for each position.
 3. Round q, k and v to the cache's type (bf16: to nearest, ties to even; fp32: nothing to do).
 4. When p % 16 == 0, zero the whole K and V tile. Then store k and v of the token.
 
@@ -130,6 +132,7 @@ class PagedAttentionAttributes:
     rope_scaling: float = 1.0
     window: int = 0
     qk_norm_epsilon: float = 0.0
+    rope_start: int = 0
 
     def __post_init__(self) -> None:
         if self.kv_layout not in KV_LAYOUTS:
@@ -152,6 +155,8 @@ class PagedAttentionAttributes:
             raise ValueError(
                 f"PagedAttention: scale is {self.scale} and rope_scaling is {self.rope_scaling}; both must be finite"
             )
+        if not 0 <= self.rope_start < 2**31:
+            raise ValueError(f"PagedAttention: rope_start is {self.rope_start}; it must be a position below 2^31")
         if not 0 <= self.window < 2**31:
             raise ValueError(
                 f"PagedAttention: window is {self.window}; it must be a number of positions below 2^31, or 0 for all"

@@ -10,8 +10,10 @@ from precast.builder.build_config import BuildConfig
 from precast.builder.errors import UnsupportedModelError
 from precast.builder.manifest import engine_manifest
 from precast.builder.network.implemented import IMPLEMENTED
+from precast.builder.network.network import Network
 from precast.builder.network.text import network_text
 from precast.builder.plan import plan_build
+from precast.builder.weights import RopeFrequencies
 from precast.checkpoints.engine_manifest import RankFiles
 from precast.checkpoints.model_config import (
     AttentionConfig,
@@ -41,11 +43,13 @@ from precast.checkpoints.model_config import (
     VisionConfig,
     YarnScaling,
 )
+from precast.checkpoints.rope import DynamicScaling, LongRopeScaling
 from tests.builder.worlds import (
     ATTENTION,
     LAYER,
     MODEL,
     NORM,
+    RandomTensors,
     emitted,
     with_attention,
     with_layers,
@@ -54,6 +58,8 @@ from tests.builder.worlds import (
 )
 
 LLAMA3 = Llama3Scaling(8.0, 0.1, 4.0, 64)
+DYNAMIC = DynamicScaling(4.0, 32)
+SHORT_ROPE, LONG_ROPE = (LongRopeScaling((1.0,) * 4, (2.0,) * 4, context) for context in (64, 32))
 YARN = YarnScaling(4.0, 4096, mscale=0.7, mscale_all_dim=0.5)
 OTHER_NORM = NormConfig(0.5)
 
@@ -71,6 +77,12 @@ SCALING_CHANGES = dict(
         scaling_change(LLAMA3, "low_freq_factor", 0.2),
         scaling_change(LLAMA3, "high_freq_factor", 8.0),
         scaling_change(LLAMA3, "original_max_position_embeddings", 32),
+        scaling_change(DYNAMIC, "factor", 8.0),
+        scaling_change(DYNAMIC, "original_max_position_embeddings", 16),
+        scaling_change(SHORT_ROPE, "short_factor", (1.0, 1.0, 1.0, 2.0)),
+        scaling_change(LONG_ROPE, "long_factor", (1.0, 1.0, 1.0, 3.0)),
+        scaling_change(LONG_ROPE, "original_max_position_embeddings", 64),
+        scaling_change(LONG_ROPE, "attention_factor", 1.5),
         scaling_change(YARN, "factor", 8.0),
         scaling_change(YARN, "original_max_position_embeddings", 64),
         scaling_change(YARN, "beta_fast", 2.0),
@@ -133,9 +145,16 @@ def everything_built(model: ModelConfig) -> tuple[object, ...]:
     plan = plan_build(model, BuildConfig())
     network = emitted(model, plan)
     rank = RankFiles("graph", "weights", network.kv_groups, tuple(network.kv_caches))
-    constants = list(network.weights.values())
+    rope_tables = [source.read(RandomTensors(model)).tobytes() for source in rope_sources(network)]
+    network_lines = network_text(network)
     manifest = engine_manifest(model, BuildConfig(), plan, network, get_backend("onnxruntime"), rank)
-    return network_text(network), constants, manifest
+    return network_lines, rope_tables, manifest
+
+
+def rope_sources(network: Network) -> list[RopeFrequencies]:
+    """The sources that hold a config: not it, but what they make of it is in an engine."""
+    sources = [source for recipe in network.weights.values() for source in recipe.sources]
+    return [source for source in sources if isinstance(source, RopeFrequencies)]
 
 
 def test_every_implemented_field_has_a_change() -> None:

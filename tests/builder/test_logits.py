@@ -5,9 +5,12 @@ references. Each feature that is switched off must be noticed.
 """
 
 import itertools
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,7 @@ from precast.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from precast.checkpoints.model_config import AttentionConfig, HeadConfig, ModelConfig, NormConfig, QkNormConfig
 from tests.builder.graph_runner import Chunk, engine_runner, network_runner
 from tests.builder.worlds import MODEL, RandomTensors, finished, with_attention, with_layers, with_mlp, with_rope
-from tests.tiny_llama import PROMPTS, VARIANTS, reference_logits
+from tests.tiny_llama import PROMPTS, VARIANTS, cached_logits, reference_logits
 
 NOTICED = 10 * FLOAT32_TOLERANCE
 Runner = Callable[..., LogitsFunction]
@@ -134,6 +137,10 @@ FEATURES: list[tuple[str, str, Callable[[ModelConfig], ModelConfig], dict[str, A
     ("rope_yarn", "scaling", lambda model: with_rope(model, scaling=None), {}),
     ("rope_yarn", "factor", lambda model: with_scaling(model, factor=8.0, attention_factor=1.139), {}),
     ("rope_yarn", "attention factor", lambda model: with_scaling(model, attention_factor=1.0), {}),
+    ("rope_longrope", "scaling", lambda model: with_rope(model, scaling=None), {}),
+    ("rope_longrope", "short factors", lambda model: with_scaling(model, short_factor=(1.0,) * 8), {}),
+    ("rope_longrope", "original context", lambda m: with_scaling(m, original_max_position_embeddings=255), {}),
+    ("rope_longrope", "attention factor", lambda model: with_scaling(model, attention_factor=1.0), {}),
     ("mistral", "window", lambda model: with_attention(model, window=None), {}),
     ("mistral", "the window's last position", lambda model: with_attention(model, window=3), {}),
     ("mistral", "the end of the window", lambda model: with_attention(model, window=5), {}),
@@ -230,6 +237,52 @@ def test_weights_and_cache_may_differ_in_dtype(dtype: str, kv_cache_dtype: str) 
     same = ReferenceModel(MODEL, tensors, dtype=dtype)
     assert relative_error(graph(tokens), reference(tokens)) < 1e-4
     assert relative_error(graph(tokens), same(tokens)) > 1e-4
+
+
+TOKENS = tuple(int(token) for token in np.random.default_rng(0).integers(2, 320, 24))
+
+
+class TestRopesThatDependOnTheLength:
+    """Beyond the original context, whose 12 tokens TOKENS leaves: where transformers has one answer it is ours."""
+
+    @pytest.fixture
+    def path(self, request: pytest.FixtureRequest, tiny_llama: Callable[[str], Path], tmp_path: Path) -> Path:
+        variant, changes = request.param
+        path = Path(shutil.copytree(tiny_llama(variant), tmp_path / variant))
+        config = json.loads((path / "config.json").read_text())
+        config["rope_parameters"] |= changes.pop("rope_parameters", {})
+        (path / "config.json").write_text(json.dumps(config | changes))
+        return path
+
+    def models(self, path: Path, max_seq_len: int) -> list[LogitsFunction]:
+        """The reference and the graph."""
+        with open_checkpoint(path) as checkpoint:
+            model = checkpoint.config
+            plan = plan_build(model, BuildConfig(max_seq_len=max_seq_len))
+            tensors = {name: checkpoint.tensor(name) for name in checkpoint.names()}
+        held = SimpleNamespace(tensor=tensors.__getitem__)
+        return [ReferenceModel(model, held, max_seq_len=max_seq_len), network_runner(finished(model, plan), held)]
+
+    @pytest.mark.parametrize("path", [("rope_dynamic", {"max_position_embeddings": 12})], indirect=True)
+    def test_dynamic_rope_is_cached_generation(self, path: Path) -> None:
+        # In this order: transformers' model remembers the longest sequence it has seen.
+        within, generated = reference_logits(path, TOKENS[:12]), cached_logits(path, TOKENS, prompt=10)
+        at_once = reference_logits(path, TOKENS)
+        for model in self.models(path, max_seq_len=48):
+            assert relative_error(model(TOKENS[:12]), within) < FLOAT32_TOLERANCE
+            assert relative_error(model(TOKENS), generated) < FLOAT32_TOLERANCE
+            assert relative_error(model(TOKENS), at_once) > NOTICED
+
+    @pytest.mark.parametrize(
+        "path", [("rope_longrope", {"rope_parameters": {"original_max_position_embeddings": 12}})], indirect=True
+    )
+    def test_longrope_has_the_factors_of_the_engines_longest_sequence(self, path: Path) -> None:
+        long, within = reference_logits(path, TOKENS), reference_logits(path, TOKENS[:12])
+        for model in self.models(path, max_seq_len=256):
+            assert relative_error(model(TOKENS), long) < FLOAT32_TOLERANCE
+            assert relative_error(model(TOKENS[:12]), within) > NOTICED
+        for model in self.models(path, max_seq_len=12):
+            assert relative_error(model(TOKENS[:12]), within) < FLOAT32_TOLERANCE
 
 
 def relative_error(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:

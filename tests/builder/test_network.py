@@ -14,7 +14,7 @@ from precast.builder.build_config import BuildConfig
 from precast.builder.network.network import IntegrityError, Network
 from precast.builder.network.text import network_text
 from precast.builder.plan import BuildPlan, plan_build
-from precast.builder.weights import CheckpointTensor, Constant, WeightRecipe
+from precast.builder.weights import CheckpointTensor, RopeFrequencies, WeightRecipe
 from precast.checkpoints.checkpoint import open_checkpoint
 from precast.checkpoints.engine_kv import KvGroupSpec
 from precast.checkpoints.model_config import (
@@ -26,7 +26,7 @@ from precast.checkpoints.model_config import (
     RopeConfig,
     YarnScaling,
 )
-from precast.checkpoints.rope import inverse_frequencies
+from precast.checkpoints.rope import DynamicScaling, LongRopeScaling, rope_table
 from tests.builder.worlds import (
     BFLOAT16,
     FLOAT32,
@@ -143,14 +143,20 @@ def test_heads_wider_than_the_hidden_size() -> None:
         RopeConfig(10000.0, 4),
         RopeConfig(10000.0, 8, LinearScaling(4.0)),
         RopeConfig(10000.0, 8, YarnScaling(4.0, 32)),
+        RopeConfig(10000.0, 8, DynamicScaling(4.0, 32)),
+        RopeConfig(10000.0, 8, LongRopeScaling((1.0,) * 4, (1.0, 2.0, 3.0, 4.0), 32, 1.5)),
     ],
 )
 def test_rope_is_a_constant_and_a_factor(rope: RopeConfig) -> None:
     network = finished(with_attention(rope=rope))
-    frequencies, factor = inverse_frequencies(rope)
-    assert network.weights["inv_freq.0"] == WeightRecipe("plain", (Constant(tuple(frequencies.tolist())),))
-    attribute = network.graph.node("layers.0.attention").attributes["rope_scaling"].as_float()
-    assert np.float32(attribute) == np.float32(factor)
+    table = rope_table(rope, FLOAT32.max_seq_len)
+    recipe = network.weights["inv_freq.0"]
+    assert recipe == WeightRecipe("plain", (RopeFrequencies(rope, FLOAT32.max_seq_len),))
+    rows = 33 if isinstance(rope.scaling, DynamicScaling) else 1  # of 64 positions, 32 are beyond the original context
+    assert recipe.shape == table.frequencies.shape == (rows, rope.rotary_dim // 2)
+    attributes = network.graph.node("layers.0.attention").attributes
+    assert np.float32(attributes["rope_scaling"].as_float()) == np.float32(table.attention_factor)
+    assert attributes["rope_start"].as_int() == table.start
 
 
 def test_no_rope_is_no_input() -> None:

@@ -6,7 +6,8 @@ import pytest
 from precast.builder.build_config import BuildConfig
 from precast.builder.errors import BuildError
 from precast.builder.plan import BuildPlan, plan_build
-from tests.builder.worlds import MODEL
+from precast.checkpoints.rope import DynamicScaling, LongRopeScaling, RopeScaling
+from tests.builder.worlds import MODEL, with_rope
 
 
 def test_auto_takes_the_checkpoints_dtype() -> None:
@@ -35,6 +36,30 @@ def test_float16_becomes_bfloat16_and_is_said_once(
         plan = plan_build(replace(MODEL, dtype=model_dtype), BuildConfig(dtype=asked))
     assert plan == BuildPlan("bfloat16", "bfloat16", 16, 64, notes=(note,))
     assert [record.message for record in caplog.records] == [note]
+
+
+LONG_ROPE = LongRopeScaling((1.0,) * 4, (2.0,) * 4, 32)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "note"),
+    [
+        (
+            DynamicScaling(2.0, 32),
+            "beyond 32 tokens, dynamic rope rotates a token as in a sequence that ends with it",
+        ),
+        (LONG_ROPE, "sequences of 32 tokens and less too are rotated by longrope's long factors"),
+    ],
+)
+def test_ropes_that_depend_on_the_length_are_said_once(scaling: RopeScaling, note: str) -> None:
+    model = with_rope(replace(MODEL, layers=MODEL.layers * 2), scaling=scaling)
+    assert plan_build(model, BuildConfig()).notes == (note,)
+    assert plan_build(model, BuildConfig(max_seq_len=32)).notes == ()
+
+
+def test_a_window_that_no_sequence_leaves_is_none() -> None:
+    plan = plan_build(MODEL, BuildConfig(max_seq_len=16))
+    assert [plan.effective_window(window) for window in (None, 1, 15, 16, 17)] == [None, 1, 15, None, None]
 
 
 def test_max_seq_len_is_at_most_the_models() -> None:

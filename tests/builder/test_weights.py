@@ -6,7 +6,8 @@ import pytest
 from numpy.typing import NDArray
 
 from precast.builder.errors import BuildError
-from precast.builder.weights import CheckpointTensor, Constant, WeightRecipe, Zeros, concatenate
+from precast.builder.weights import CheckpointTensor, RopeFrequencies, WeightRecipe, Zeros, concatenate
+from precast.checkpoints.rope import DynamicScaling, RopeConfig, rope_table
 from precast.plugins.linear.pack import unpack
 
 
@@ -29,10 +30,19 @@ def test_a_plain_weight_is_float32() -> None:
 
 
 def test_sources_are_concatenated_along_the_first_axis() -> None:
-    recipe = WeightRecipe("plain", (CheckpointTensor("b", (2,)), Zeros((1,)), Constant((0.5, 0.25))))
-    assert recipe.shape == (5,)
+    recipe = WeightRecipe("plain", (CheckpointTensor("b", (2,)), Zeros((1,))))
+    assert recipe.shape == (3,)
     stored = recipe.materialise(Tensors(b=np.array([1, 2], np.float16)))
-    assert stored.tolist() == [1, 2, 0, 0.5, 0.25]
+    assert stored.tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize(("max_seq_len", "rows"), [(8, 1), (16, 1), (17, 2), (20, 5)])
+def test_rope_frequencies_are_the_rows_of_the_table(max_seq_len: int, rows: int) -> None:
+    rope = RopeConfig(10000.0, 4, DynamicScaling(2.0, 16))
+    recipe = WeightRecipe("plain", (RopeFrequencies(rope, max_seq_len),))
+    stored = recipe.materialise(Tensors())
+    assert recipe.shape == stored.shape == (rows, 2)
+    np.testing.assert_array_equal(stored, rope_table(rope, max_seq_len).frequencies)
 
 
 @pytest.mark.parametrize("layout", ["x16k1.f32/1", "x16k2.bf16/1"])

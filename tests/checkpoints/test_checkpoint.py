@@ -96,11 +96,11 @@ def refused(path: Path, kind: type[errors.CheckpointError]) -> str:
             "DIR/config.json: hidden_act 'gelu' is not supported; supported: silu",
         ),
         (
-            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+            {"rope_parameters": {"rope_type": "mrope", "factor": 2.0}},
             errors.UnsupportedRopeError,
             (
-                "DIR/config.json: rope_parameters: rope type 'dynamic' is not supported; "
-                "supported: default, linear, llama3, yarn"
+                "DIR/config.json: rope_parameters: rope type 'mrope' is not supported; "
+                "supported: default, linear, llama3, yarn, dynamic, longrope"
             ),
         ),
         (

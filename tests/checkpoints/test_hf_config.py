@@ -1,5 +1,6 @@
 """What all families read alike, in both dialects."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,18 @@ from precast.checkpoints.errors import (
     UnsupportedRopeError,
 )
 from precast.checkpoints.json_object import JsonObject
-from precast.checkpoints.rope import LinearScaling, Llama3Scaling, RopeConfig, YarnScaling
+from precast.checkpoints.rope import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RopeConfig,
+    YarnScaling,
+)
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+ATTENTION_FACTOR = math.sqrt(1 + math.log(4) / math.log(1024))  # 4096 positions, trained on 1024
+FACTORS = {"short_factor": [1.0] * 32, "long_factor": [2.5] * 32}
 LLAMA3_SCALING = Llama3Scaling(8.0, 1.0, 4.0, 8192)
 
 
@@ -39,6 +49,15 @@ def config(**values: Any) -> JsonObject:
         (
             {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3}},
             RopeConfig(5e5, 64, LLAMA3_SCALING),
+        ),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2}}, RopeConfig(1e4, 64, DynamicScaling(2.0, 4096))),
+        (
+            {"rope_scaling": {"type": "longrope", **FACTORS}, "original_max_position_embeddings": 1024},
+            RopeConfig(1e4, 64, LongRopeScaling((1.0,) * 32, (2.5,) * 32, 1024, ATTENTION_FACTOR)),
+        ),
+        (
+            {"rope_parameters": {"rope_type": "longrope", **FACTORS, "factor": 1.0}},
+            RopeConfig(1e4, 64, LongRopeScaling((1.0,) * 32, (2.5,) * 32, 4096, 1.0)),
         ),
         (
             {"rope_scaling": {"type": "yarn", "factor": 4, "beta_fast": 0, "beta_slow": 0, "truncate": False}},
@@ -72,13 +91,14 @@ def test_rope_of_both_dialects(values: dict[str, Any], expected: RopeConfig) -> 
     assert hf_config.rope(config(**values), 64, 4096) == expected
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "longrope", "su", "proportional", "mrope"])
+@pytest.mark.parametrize("kind", ["su", "proportional", "mrope"])
 @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
 def test_other_rope_types_are_named(key: str, kind: str) -> None:
     with pytest.raises(UnsupportedRopeError) as caught:
         hf_config.rope(config(**{key: {"rope_type": kind, "factor": 2.0}}), 64, 4096)
     assert str(caught.value) == (
-        f"dir/config.json: {key}: rope type {kind!r} is not supported; supported: default, linear, llama3, yarn"
+        f"dir/config.json: {key}: rope type {kind!r} is not supported; supported: default, linear, llama3, yarn, "
+        "dynamic, longrope"
     )
 
 
@@ -88,6 +108,20 @@ def test_other_rope_types_are_named(key: str, kind: str) -> None:
 def test_partial_rotation_is_not_ignored(values: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedRopeError, match=r"partial_rotary_factor 0\.5 is not supported"):
         hf_config.rope(config(**values), 64, 4096)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"long_factor": None}, "'long_factor' is missing"),
+        ({"short_factor": [1.0, "2"]}, "'short_factor' must be a list of finite numbers"),
+        ({"short_factor": 1.0}, "'short_factor' must be a list of finite numbers"),
+        ({"original_max_position_embeddings": 1}, "'original_max_position_embeddings' must be at least 2"),
+    ],
+)
+def test_longrope_parameters_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        hf_config.rope(config(rope_scaling={"rope_type": "longrope", **FACTORS, **changes}), 64, 4096)
 
 
 @pytest.mark.parametrize("missing", ["factor", "low_freq_factor", "high_freq_factor"])

@@ -18,11 +18,14 @@ from precast.checkpoints import hf_config
 from precast.checkpoints import rope as rope_module
 from precast.checkpoints.json_object import JsonObject
 from precast.checkpoints.rope import (
+    DynamicScaling,
     LinearScaling,
     Llama3Scaling,
+    LongRopeScaling,
     RopeConfig,
     YarnScaling,
     inverse_frequencies,
+    rope_table,
     yarn_mscale,
 )
 
@@ -54,7 +57,9 @@ yarn_ropes = st.fixed_dictionaries(
 )
 
 
-def expected_frequencies(rope: dict[str, Any], head_dim: int) -> tuple[NDArray[np.float32], float]:
+def expected_frequencies(
+    rope: dict[str, Any], head_dim: int, seq_len: int | None = None
+) -> tuple[NDArray[np.float32], float]:
     config = LlamaConfig(
         hidden_size=head_dim,
         num_attention_heads=1,
@@ -62,7 +67,8 @@ def expected_frequencies(rope: dict[str, Any], head_dim: int) -> tuple[NDArray[n
         max_position_embeddings=4 * rope.get("original_max_position_embeddings", 2048),
     )
     compute: Any = ROPE_INIT_FUNCTIONS.get(rope["rope_type"], LlamaRotaryEmbedding.compute_default_rope_parameters)
-    frequencies, attention_factor = compute(config)
+    length = None if seq_len is None else torch.tensor(seq_len)  # as its forward pass calls it
+    frequencies, attention_factor = compute(config, seq_len=length)
     return frequencies.numpy(), attention_factor
 
 
@@ -72,8 +78,8 @@ def torch_powers(theta: float, head_dim: int) -> NDArray[np.float32]:
     return powers
 
 
-def parsed_rope(rope: dict[str, Any], head_dim: int) -> RopeConfig:
-    return hf_config.rope(JsonObject({"rope_parameters": rope}, "config.json"), head_dim, 2048)
+def parsed_rope(rope: dict[str, Any], head_dim: int, max_positions: int = 2048) -> RopeConfig:
+    return hf_config.rope(JsonObject({"rope_parameters": rope}, "config.json"), head_dim, max_positions)
 
 
 @settings(max_examples=300, deadline=None)
@@ -81,11 +87,70 @@ def parsed_rope(rope: dict[str, Any], head_dim: int) -> RopeConfig:
 def test_equals_transformers_bit_for_bit_given_its_powers(rope: dict[str, Any], theta: float, head_dim: int) -> None:
     rope = {**rope, "rope_theta": theta}
     expected, expected_factor = expected_frequencies(rope, head_dim)
-    with mock.patch.object(rope_module, "_powers", return_value=torch_powers(theta, head_dim)):
+    with mock.patch.object(rope_module, "_powers", torch_powers):
         frequencies, attention_factor = inverse_frequencies(parsed_rope(rope, head_dim))
     assert frequencies.dtype == np.float32
     np.testing.assert_array_equal(frequencies, expected)
     assert attention_factor == expected_factor
+
+
+@settings(max_examples=200, deadline=None)
+@given(factors, thetas, st.integers(2, 64).map(lambda half: 2 * half), st.integers(1, 6000))
+def test_dynamic_frequencies_are_those_of_the_length(factor: float, theta: float, head_dim: int, seq_len: int) -> None:
+    # The original context is max_position_embeddings, whatever a file may say beside it.
+    rope = {"rope_type": "dynamic", "rope_theta": theta, "factor": factor, "original_max_position_embeddings": 512}
+    expected, _ = expected_frequencies(rope, head_dim, seq_len)
+    config = parsed_rope(rope, head_dim, max_positions=2048)
+    assert config.scaling == DynamicScaling(factor, 2048)
+    frequencies, attention_factor = inverse_frequencies(config, seq_len)
+    assert attention_factor == 1.0
+    np.testing.assert_allclose(frequencies, expected, rtol=1e-5)  # two powers of float32, one of them raised again
+    if seq_len <= 2048:
+        np.testing.assert_array_equal(frequencies, inverse_frequencies(RopeConfig(theta, head_dim))[0])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {"original_max_position_embeddings": contexts},
+        optional={"factor": factors, "attention_factor": st.floats(0.5, 2.0)},
+    ),
+    thetas,
+    st.integers(1, 16),
+    st.data(),
+)
+def test_longrope_equals_transformers_bit_for_bit_given_its_powers(
+    rope: dict[str, Any], theta: float, half: int, data: st.DataObject
+) -> None:
+    context = rope["original_max_position_embeddings"]
+    lists = st.lists(st.floats(1.0, 64.0), min_size=half, max_size=half)
+    rope |= {"rope_type": "longrope", "rope_theta": theta}
+    rope |= {"short_factor": data.draw(lists), "long_factor": data.draw(lists)}
+    for seq_len in (1, context, context + 1, 4 * context):
+        expected, expected_factor = expected_frequencies(rope, 2 * half, seq_len)
+        with mock.patch.object(rope_module, "_powers", torch_powers):
+            frequencies, attention_factor = inverse_frequencies(parsed_rope(rope, 2 * half, 4 * context), seq_len)
+        np.testing.assert_array_equal(frequencies, expected)
+        assert attention_factor == expected_factor
+
+
+def test_a_table_of_dynamic_rope_has_a_row_for_every_position_beyond_the_original_context() -> None:
+    rope = RopeConfig(10000.0, 8, DynamicScaling(2.0, 16))
+    table = rope_table(rope, 20)
+    assert (table.frequencies.shape, table.start, table.attention_factor) == ((5, 4), 15, 1.0)
+    for position in range(20):
+        row = min(max(0, position - table.start), 4)
+        np.testing.assert_array_equal(table.frequencies[row], inverse_frequencies(rope, position + 1)[0])
+    assert rope_table(rope, 16).frequencies.shape == (1, 4)
+
+
+def test_a_table_of_longrope_has_the_factors_of_the_longest_sequence() -> None:
+    rope = RopeConfig(10000.0, 4, LongRopeScaling((1.0, 1.0), (2.0, 4.0), 16, 1.25))
+    plain, _ = inverse_frequencies(RopeConfig(10000.0, 4))
+    for max_seq_len, divisors in [(16, [1, 1]), (17, [2, 4])]:
+        table = rope_table(rope, max_seq_len)
+        np.testing.assert_array_equal(table.frequencies, [plain / np.array(divisors, np.float32)])
+        assert (table.start, table.attention_factor) == (0, 1.25)
 
 
 @settings(max_examples=300, deadline=None)
@@ -130,6 +195,13 @@ def test_yarn_attention_factor_is_the_ratio_of_both_mscales() -> None:
         (lambda: RopeConfig(float("inf"), 64), "theta must be positive"),
         (lambda: RopeConfig(1e4, 63), "rotary_dim must be even, not 63"),
         (lambda: RopeConfig(1e4, 64, mrope_section=(16, 24, 24)), "must sum to rotary_dim / 2 = 32"),
+        (lambda: DynamicScaling(0.5, 64), "DynamicScaling: factor must be at least 1, not 0.5"),
+        (lambda: RopeConfig(1e4, 2, DynamicScaling(2.0, 64)), "needs a rotary_dim of at least 4, not 2"),
+        (lambda: LongRopeScaling((1.0, 0.0), (1.0, 1.0), 64), "every short_factor must be positive"),
+        (
+            lambda: RopeConfig(1e4, 4, LongRopeScaling((1.0, 1.0), (1.0,), 64)),
+            "long_factor has 1 factors; rotary_dim / 2 is 2",
+        ),
         (lambda: LinearScaling(0.0), "LinearScaling: factor must be positive, not 0.0"),
         (lambda: Llama3Scaling(8.0, 4.0, 4.0, 8192), "high_freq_factor 4.0 must be greater than low_freq_factor 4.0"),
         (lambda: YarnScaling(4.0, 0), "original_max_position_embeddings must be positive, not 0"),

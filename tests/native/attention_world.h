@@ -18,11 +18,13 @@
 
 namespace precast::test {
 
-// Inverse frequencies as in Llama: 10000^(-2i / rotary_dim).
-inline std::vector<float> inverse_frequencies(std::size_t rotary_dim) {
-  std::vector<float> inv_freq(rotary_dim / 2);
+// Inverse frequencies as in Llama: theta^(-2i / rotary_dim), where theta is 10000 in the first row, 20000 in the second...
+inline std::vector<float> inverse_frequencies(std::size_t rotary_dim, std::size_t num_rows = 1) {
+  const std::size_t half = rotary_dim / 2;
+  std::vector<float> inv_freq(num_rows * half);
   for (std::size_t i = 0; i < inv_freq.size(); ++i) {
-    inv_freq[i] = 1.0f / std::pow(10000.0f, 2.0f * static_cast<float>(i) / static_cast<float>(rotary_dim));
+    const float theta = 10000.0f * static_cast<float>(i / half + 1);
+    inv_freq[i] = 1.0f / std::pow(theta, 2.0f * static_cast<float>(i % half) / static_cast<float>(rotary_dim));
   }
   return inv_freq;
 }
@@ -33,6 +35,7 @@ struct AttentionConfig {
   unsigned block_seed = 0;   // decides which blocks the sequences get
   std::vector<float> q_norm{};   // weights of the norm of queries and keys; empty: none
   std::vector<float> k_norm{};
+  std::size_t num_rope_rows = 1;
   std::uint8_t poison = 0xFF;  // every byte of the pool before the first step; 0xFF makes NaNs of both types
 };
 
@@ -47,7 +50,7 @@ class AttentionWorld {
  public:
   // sequences[s] holds the qkv rows of all of its tokens.
   AttentionWorld(const AttentionConfig& config, std::vector<std::vector<float>> sequences)
-      : config_(config), sequences_(std::move(sequences)), inv_freq_(inverse_frequencies(config.shape.rotary_dim)) {
+      : config_(config), sequences_(std::move(sequences)), inv_freq_(inverse_frequencies(config.shape.rotary_dim, config.num_rope_rows)) {
     const std::size_t per_block = config_.shape.tokens_per_block;
     std::size_t num_blocks = 3;  // that nobody uses
     for (std::size_t s = 0; s < sequences_.size(); ++s) {
@@ -99,6 +102,7 @@ class AttentionWorld {
                                   .query_starts = query_starts.data(),
                                   .context_lengths = context_lengths.data(),
                                   .block_tables = block_tables.data(),
+                                  .num_rope_rows = config_.num_rope_rows,
                                   .inv_freq = inv_freq_.empty() ? nullptr : inv_freq_.data(),
                                   .q_norm = config_.q_norm.empty() ? nullptr : config_.q_norm.data(),
                                   .k_norm = config_.k_norm.empty() ? nullptr : config_.k_norm.data(),
@@ -189,6 +193,7 @@ inline PagedAttentionShape attention_shape(std::size_t num_heads, std::size_t nu
           .kv_layout = layout,
           .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
           .rope_scaling = 1.0f,
+          .rope_start = 0,
           .qk_norm_epsilon = 0.0f,
           .window = 0};
 }

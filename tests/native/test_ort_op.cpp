@@ -34,6 +34,7 @@ std::string attention_model() {
                           {"kv_layout", "kv16.f32/1"},
                           {"tokens_per_block", std::int64_t{16}},
                           {"rope_scaling", 1.0f},
+                          {"rope_start", std::int64_t{0}},
                           {"qk_norm_epsilon", 0.0f},
                           {"window", std::int64_t{0}}}});
   return graph.bytes();

@@ -26,12 +26,14 @@ using test::level_and_layout_configs;
 using test::random_tokens;
 
 // One head of one token, rotated, in fp64.
-std::vector<double> rotated(const float* x, std::size_t position, const PagedAttentionShape& shape) {
-  const auto inv_freq = test::inverse_frequencies(shape.rotary_dim);
-  const std::size_t half = inv_freq.size();
+std::vector<double> rotated(const float* x, std::size_t position, const PagedAttentionShape& shape,
+                            std::size_t num_rope_rows) {
+  const auto inv_freq = test::inverse_frequencies(shape.rotary_dim, num_rope_rows);
+  const std::size_t half = shape.rotary_dim / 2;
+  const std::size_t row = position <= shape.rope_start ? 0 : std::min(position - shape.rope_start, num_rope_rows - 1);
   std::vector<double> y(x, x + shape.head_dim);
   for (std::size_t i = 0; i < half; ++i) {
-    const auto angle = static_cast<double>(static_cast<float>(position) * inv_freq[i]);
+    const auto angle = static_cast<double>(static_cast<float>(position) * inv_freq[row * half + i]);
     const double c = std::cos(angle) * static_cast<double>(shape.rope_scaling);
     const double s = std::sin(angle) * static_cast<double>(shape.rope_scaling);
     y[i] = static_cast<double>(x[i]) * c - static_cast<double>(x[i + half]) * s;
@@ -41,7 +43,8 @@ std::vector<double> rotated(const float* x, std::size_t position, const PagedAtt
 }
 
 // Plain causal attention, perhaps in a window, of a whole sequence in fp64, without a pool, splits or rounding.
-std::vector<double> dense_attention(const std::vector<float>& tokens, const PagedAttentionShape& shape) {
+std::vector<double> dense_attention(const std::vector<float>& tokens, const AttentionConfig& config) {
+  const PagedAttentionShape& shape = config.shape;
   const std::size_t features = shape.qkv_features();
   const std::size_t head_dim = shape.head_dim;
   const std::size_t num_tokens = tokens.size() / features;
@@ -52,8 +55,8 @@ std::vector<double> dense_attention(const std::vector<float>& tokens, const Page
     std::vector<std::vector<double>> keys;
     for (std::size_t t = 0; t < num_tokens; ++t) {
       const float* const row = &tokens[t * features];
-      keys.push_back(rotated(row + k_column, t, shape));
-      const auto q = rotated(row + h * head_dim, t, shape);
+      keys.push_back(rotated(row + k_column, t, shape, config.num_rope_rows));
+      const auto q = rotated(row + h * head_dim, t, shape, config.num_rope_rows);
       double* const out = &output[(t * shape.num_heads + h) * head_dim];
       double sum = 0.0;
       for (std::size_t j = shape.window > 0 && t >= shape.window ? t - shape.window + 1 : 0; j <= t; ++j) {
@@ -88,7 +91,7 @@ void check_close_to_dense(const AttentionConfig& config, std::size_t num_tokens)
   AttentionWorld world(config, {tokens});
   world.step({{0, 0, num_tokens}});
   const double tolerance = config.shape.kv_layout == KvLayout::f32 ? 2e-6 : 2e-2;
-  CHECK(relative_error(world.output(0), dense_attention(tokens, config.shape)) < tolerance);
+  CHECK(relative_error(world.output(0), dense_attention(tokens, config)) < tolerance);
 }
 
 TEST("paged attention: close to dense attention in fp64 for any heads, groups and head sizes") {
@@ -171,6 +174,18 @@ TEST("paged attention: a row in a window costs as much as its window, wherever i
     for (std::size_t b = 0; b < 2; ++b) CHECK(plan.blocks[b].num_splits <= 3);
   }
   CHECK_EQ(plan_of(0, 100'000, scratch).blocks[0].num_splits, std::size_t{196});
+}
+
+TEST("paged attention: positions behind rope_start have frequencies of their own, the last for all that follow") {
+  for (AttentionConfig config : level_and_layout_configs(2, 2, 24)) {
+    config.num_rope_rows = 9;
+    for (const std::size_t rope_start : {0u, 10u, 39u}) {
+      config.shape.rope_start = rope_start;
+      check_close_to_dense(config, 40);
+    }
+    config.shape.rotary_dim = 8;
+    check_close_to_dense(config, 40);
+  }
 }
 
 // The tokens with every query and key head replaced by its RmsNorm, as the op of that name gives it.
@@ -314,6 +329,7 @@ TEST("paged attention: index arrays that lead out of bounds are refused with the
     std::size_t width = 2;
     std::size_t window = 0;
     const float* k_norm = nullptr;
+    std::size_t num_rope_rows = 1;
   };
   const auto error_of = [](auto change) {
     Arrays arrays;
@@ -322,6 +338,7 @@ TEST("paged attention: index arrays that lead out of bounds are refused with the
     args.shape = attention_shape(2, 2, 8, KvLayout::f32);
     args.shape.window = arrays.window;
     args.k_norm = arrays.k_norm;
+    args.num_rope_rows = arrays.num_rope_rows;
     args.num_tokens = arrays.num_tokens;
     args.num_sequences = arrays.contexts.size();
     args.block_table_width = arrays.width;
@@ -344,6 +361,7 @@ TEST("paged attention: index arrays that lead out of bounds are refused with the
   CHECK(has(error_of([](auto& a) { a.tables[2] = 5; }), "block_tables[1][0] is 5; the pool has 5 blocks"));
   CHECK(has(error_of([](auto& a) { a.contexts.clear(); }), "at least one sequence"));
 
+  CHECK(has(error_of([](auto& a) { a.num_rope_rows = 0; }), "inv_freq has no rows"));
   constexpr float weight = 1.0f;
   CHECK(has(error_of([&](auto& a) { a.k_norm = &weight; }), "q_norm and k_norm must both be given, or neither"));
 

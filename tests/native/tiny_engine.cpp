@@ -42,7 +42,7 @@ TinyEngine::TinyEngine(bool bf16, std::array<std::int64_t, num_layers> windows) 
                          {"x.0"},
                          {{"rows", vocab_size}, {"features", hidden_size}, {"layout", layout}}});
   const std::vector<float> frequencies = inverse_frequencies(head_dim);
-  add_weight("inv_freq", "plain", {frequencies.size()}, float_bytes(frequencies));
+  add_weight("inv_freq", "plain", {1, frequencies.size()}, float_bytes(frequencies));
   for (std::int64_t i = 0; i < num_layers; ++i) add_layer(i);
   const std::string last = "x." + std::to_string(num_layers);
   graph.nodes.push_back({"Gather", {last, "logit_rows"}, {"rows"}, {{"axis", std::int64_t{0}}}, ""});
@@ -81,6 +81,7 @@ void TinyEngine::add_layer(std::int64_t layer) {
                           {"kv_layout", cache.layout},
                           {"tokens_per_block", tokens_per_block},
                           {"rope_scaling", 1.0f},
+                          {"rope_start", std::int64_t{0}},
                           {"qk_norm_epsilon", 0.0f},
                           {"window", group.window.value_or(0)}}});
   graph.nodes.push_back(linear_node("a." + name, "o." + name, "o_rows." + name, hidden_size));

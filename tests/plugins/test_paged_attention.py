@@ -29,7 +29,7 @@ def attributes(layout: str = "kv16.f32/1", heads: int = 4, kv_heads: int = 2, di
 def inverse_frequencies(rotary_dim: int) -> Float32:
     exponents = np.arange(0, rotary_dim, 2, dtype=np.float32) / np.float32(rotary_dim)
     frequencies: Float32 = (np.float32(1) / np.float32(10000) ** exponents).astype(np.float32)
-    return frequencies
+    return frequencies[None]
 
 
 def dense_attention(qkv: Float32, op: PagedAttentionAttributes, inv_freq: Float32 | None) -> Float32:
@@ -38,7 +38,7 @@ def dense_attention(qkv: Float32, op: PagedAttentionAttributes, inv_freq: Float3
     q, k, v = np.split(qkv.reshape(num_tokens, -1, op.head_dim), [op.num_heads, op.num_heads + op.num_kv_heads], axis=1)
     if inv_freq is not None:
         positions = np.arange(num_tokens)
-        q, k = (rotate(x, positions, inv_freq, op.rope_scaling) for x in (q, k))
+        q, k = (rotate(x, positions, inv_freq, op.rope_scaling, op.rope_start) for x in (q, k))
     keys, values = (np.repeat(x.astype(np.float64), op.queries_per_kv, axis=1) for x in (k, v))
     scores = np.einsum("thd,jhd->htj", q.astype(np.float64), keys) * op.scale
     visible = np.tri(num_tokens, dtype=bool)
@@ -122,6 +122,7 @@ def test_sizes() -> None:
         ({"scale": float("nan")}, "scale is nan"),
         ({"rope_scaling": float("inf")}, "rope_scaling is inf"),
         ({"qk_norm_epsilon": -1.0}, "qk_norm_epsilon is -1.0"),
+        ({"rope_start": -1}, "rope_start is -1"),
         ({"window": -1}, "window is -1"),
         ({"window": 2**31}, "window is 2147483648"),
     ],
@@ -149,6 +150,15 @@ def test_rotate_is_hugging_faces() -> None:
     for x, wanted in zip((q, k), expected, strict=True):
         rotated = rotate(x, positions, inv_freq, rope_scaling=1.25)
         np.testing.assert_allclose(rotated, wanted[0].transpose(0, 1).numpy(), atol=2e-6)
+
+
+def test_positions_behind_rope_start_have_frequencies_of_their_own() -> None:
+    x = np.random.default_rng(3).standard_normal((8, 2, 8)).astype(np.float32)
+    table = np.concatenate([inverse_frequencies(8) / np.float32(n) for n in (1, 2, 3)])
+    rotated = rotate(x, np.arange(8), table, rope_start=4)
+    for position, row in enumerate([0, 0, 0, 0, 0, 1, 2, 2]):
+        alone = rotate(x[position : position + 1], np.array([position]), table[row : row + 1])
+        np.testing.assert_array_equal(rotated[position : position + 1], alone)
 
 
 def test_rotate_leaves_elements_behind_rotary_dim_alone() -> None:

@@ -33,8 +33,9 @@ def relative_error(a: Float32, b: Float32) -> float:
 def test_the_kernel_is_the_reference(
     monkeypatch: pytest.MonkeyPatch, level: str, layout: str, rotary_dim: int, window: int, has_norms: bool
 ) -> None:
-    attributes = PagedAttentionAttributes(6, 2, 24, 0.3, layout, 32, 1.1, window, qk_norm_epsilon=0.1)
-    inv_freq = np.geomspace(1, 1e-3, rotary_dim // 2).astype(np.float32) if rotary_dim else None
+    attributes = PagedAttentionAttributes(6, 2, 24, 0.3, layout, 32, 1.1, window, qk_norm_epsilon=0.1, rope_start=20)
+    frequencies = np.geomspace(1, 1e-3, rotary_dim // 2).astype(np.float32)
+    inv_freq = np.stack([frequencies, frequencies / 2, frequencies / 3]) if rotary_dim else None
     block_tables = np.array([[7, 2, 9, *range(10, 27)], [4, -1, -1] + [-1] * 17, [1, 5, -1] + [-1] * 17], np.int32)
     pools = [np.full((27, attributes.block_bytes), 0xFF, np.uint8) for _ in range(2)]  # NaNs, in both types
     generator = np.random.default_rng(rotary_dim)

@@ -110,7 +110,9 @@ ATTENTION_TOLERANCES = {"kv16.f32/1": 3e-6, "kv16.bf16/1": 4e-3}
 def test_paged_attention_over_several_steps(options: Any, kv_layout: str, with_rope: bool) -> None:
     """Two sequences, in chunks, in one pool that the op writes in place where it lies."""
     attributes = PagedAttentionAttributes(4, 2, 16, 0.25, kv_layout, tokens_per_block=32, rope_scaling=1.25)
-    inv_freq = (10000.0 ** (-np.arange(6) / 6)).astype(np.float32) if with_rope else None  # 12 of 16 elements rotate
+    inv_freq = (
+        (10000.0 ** (-np.arange(6) / 6)).astype(np.float32)[None] if with_rope else None
+    )  # 12 of 16 elements rotate
     pool = np.full((6, attributes.block_bytes), 0xFF, np.uint8)  # NaNs: nothing may be read before it is written
     expected_pool = pool.copy()
     steps = [  # rows of each sequence, context lengths, block tables
@@ -156,6 +158,7 @@ ATTENTION: dict[str, Any] = {
     "rope_scaling": 1.0,
     "window": 0,
     "qk_norm_epsilon": 0.0,
+    "rope_start": 0,
 }
 INT32 = np.zeros(1, np.int32)
 
@@ -185,6 +188,7 @@ def test_bad_attributes_of_linear(portable: Any, changes: dict[str, Any], messag
         ({"scale": float("inf")}, "scale is inf; it must be finite"),
         ({"rope_scaling": float("nan")}, "rope_scaling is -?nan; it must be finite"),
         ({"qk_norm_epsilon": -1.0}, "qk_norm_epsilon must be finite and not negative"),
+        ({"rope_start": -1}, r"rope_start is -1; it must be in \[0, 2147483647\]"),
         ({"window": -1}, r"window is -1; it must be in \[0, 2147483647\]"),
     ],
 )
@@ -257,7 +261,7 @@ def test_wrong_inputs_of_paged_attention(portable: Any) -> None:
         "context_lengths": np.array([17, 2], np.int32),
         "block_tables": np.array([[0, 2], [1, -1]], np.int32),
         "kv": np.zeros((3, 4096), np.uint8),
-        "inv_freq": random(8),
+        "inv_freq": random(1, 8),
     }
     session = OpSession(portable, paged_attention_op, ATTENTION, good, ["output"])
     session.run(**good)
@@ -270,7 +274,8 @@ def test_wrong_inputs_of_paged_attention(portable: Any) -> None:
         ({"block_tables": np.array([[0, 3], [1, -1]], np.int32)}, r"block_tables\[0\]\[1\] is 3"),
         ({"block_tables": np.array([[0, 2]], np.int32)}, r"input block_tables has shape \[1, 2\]; expected \[2, any\]"),
         ({"kv": np.zeros((3, 2048), np.uint8)}, r"input kv has shape \[3, 2048\]; expected \[any, 4096\]"),
-        ({"inv_freq": random(9)}, "rotary_dim is 18"),
+        ({"inv_freq": random(1, 9)}, "rotary_dim is 18"),
+        ({"inv_freq": random(0, 8)}, "inv_freq has no rows"),
     ]
     for changed, message in cases:
         with pytest.raises(REFUSED, match=KERNEL % "PagedAttention" + f".*{message}"):

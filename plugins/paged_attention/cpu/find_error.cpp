@@ -91,6 +91,7 @@ std::string find_error(const PagedAttentionArgs& args) {
   if ((args.q_norm == nullptr) != (args.k_norm == nullptr)) {
     return "PagedAttention: q_norm and k_norm must both be given, or neither";
   }
+  if (args.shape.rotary_dim > 0 && args.num_rope_rows == 0) return "PagedAttention: inv_freq has no rows";
   std::string error = find_error_of_starts(args);
   for (std::size_t s = 0; error.empty() && s < args.num_sequences; ++s) error = find_error_of_sequence(args, s);
   return error;

@@ -32,6 +32,7 @@ struct PagedAttentionShape {
   KvLayout kv_layout = KvLayout::f32;
   float scale = 1.0f;
   float rope_scaling = 1.0f;
+  std::size_t rope_start = 0;  // up to this position, the first row of inv_freq rotates
   float qk_norm_epsilon = 0.0f;
   std::size_t window = 0;  // positions that a row sees, its own included; 0: all
 
@@ -58,7 +59,8 @@ struct PagedAttentionArgs {
   const std::int32_t* query_starts = nullptr;     // [S + 1]
   const std::int32_t* context_lengths = nullptr;  // [S]
   const std::int32_t* block_tables = nullptr;     // [S, B]
-  const float* inv_freq = nullptr;                // [rotary_dim / 2]
+  std::size_t num_rope_rows = 0;                  // F, if there is a rotary embedding
+  const float* inv_freq = nullptr;                // [F, rotary_dim / 2]
   const float* q_norm = nullptr;                  // [head_dim]; both null: queries and keys are not normed
   const float* k_norm = nullptr;                  // [head_dim]
   std::byte* kv = nullptr;                        // [num_blocks, block_bytes], changed

@@ -31,10 +31,13 @@ struct Rotation {
 Rotation make_rotation(const PagedAttentionArgs& args, const RotatedQueries& queries, std::size_t row,
                        std::size_t position) noexcept {
   const std::size_t half = args.shape.rotary_dim / 2;
+  if (half == 0) return {nullptr, nullptr, 0};
+  const std::size_t past_start = position > args.shape.rope_start ? position - args.shape.rope_start : 0;
+  const float* const inv_freq = args.inv_freq + std::min(past_start, args.num_rope_rows - 1) * half;
   float* const cos = queries.cos + row * half;
   float* const sin = queries.sin + row * half;
   for (std::size_t i = 0; i < half; ++i) {
-    const math::SinCos unscaled = math::sin_cos(static_cast<float>(position) * args.inv_freq[i]);
+    const math::SinCos unscaled = math::sin_cos(static_cast<float>(position) * inv_freq[i]);
     cos[i] = unscaled.cos * args.shape.rope_scaling;
     sin[i] = unscaled.sin * args.shape.rope_scaling;
   }

@@ -74,5 +74,5 @@ def test_a_finished_network_has_eight_nodes_a_layer_and_each_tensor_once(model: 
     # Per layer two norms, qkv, attention, o, gate_up, activation, down; embedding, two Gathers, final norm, head.
     assert len(network.graph) == 8 * len(model.layers) + 5
     sources = [str(source) for recipe in network.weights.values() for source in recipe.sources]
-    from_tensors = [source for source in sources if not source.startswith(("zeros", "constant"))]
+    from_tensors = [source for source in sources if not source.startswith(("zeros", "rope"))]
     assert len(from_tensors) == len(set(from_tensors))

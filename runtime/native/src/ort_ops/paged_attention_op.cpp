@@ -38,6 +38,7 @@ PagedAttentionShape read_shape(const NodeInfo& node) {
                                   .kv_layout = read_kv_layout(node),
                                   .scale = node.finite_number("scale"),
                                   .rope_scaling = node.finite_number("rope_scaling"),
+                                  .rope_start = node.integer("rope_start", 0, INT32_MAX),
                                   .qk_norm_epsilon = node.finite_number("qk_norm_epsilon"),
                                   .window = node.integer("window", 0, INT32_MAX)};
   const std::string problem = find_error(shape);
@@ -79,13 +80,14 @@ class PagedAttentionKernel final : public OpKernel {
     const TensorView query_starts = call.input(1, {num_sequences + 1});
     const TensorView block_tables = call.input(3, {num_sequences, any});
     const TensorView kv = call.input(kv_input, {any, static_cast<std::int64_t>(shape_.block_bytes())});
-    const TensorView inv_freq = call.input(5, {any});
+    const TensorView inv_freq = call.input(5, {any, any});
     const TensorView q_norm = call.input(6, {static_cast<std::int64_t>(shape_.head_dim)});
     const TensorView k_norm = call.input(7, {static_cast<std::int64_t>(shape_.head_dim)});
     require_own_pool(call, kv);
     PagedAttentionArgs args;
     args.shape = shape_;
-    args.shape.rotary_dim = inv_freq.exists() ? 2 * inv_freq.extent(0) : 0;
+    args.shape.rotary_dim = inv_freq.exists() ? 2 * inv_freq.extent(1) : 0;
+    args.num_rope_rows = inv_freq.exists() ? inv_freq.extent(0) : 0;
     args.num_tokens = qkv.extent(0);
     args.num_sequences = context_lengths.extent(0);
     args.block_table_width = block_tables.extent(1);
