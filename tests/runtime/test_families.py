@@ -1,4 +1,4 @@
-"""The native runtime on a tiny engine of each family, beside Hugging Face: chunks of a prompt, greedy tokens in a batch."""
+"""The native runtime on a tiny engine of each family, beside Hugging Face: prompts in chunks, greedy tokens in a batch."""
 
 from collections.abc import Callable
 from pathlib import Path
