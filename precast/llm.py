@@ -153,9 +153,6 @@ class LLM(GenerateMethods, StatsMethods):
         self._keeps_stats = bool(native_options.iteration_stats_size)
         self._keeps_kv_events = bool(native_options.kv_events_size)
         self._engine = Engine(self.engine_dir, native_options)
-        if options.max_seq_len is not None and self._engine.info["max_seq_len"] < options.max_seq_len:
-            most = self._engine.info["max_seq_len"]
-            logger.warning("max_seq_len=%d is more than this engine can do: %d is used", options.max_seq_len, most)
         if self._tokenizer is not None:
             self._tokenizer.wait()  # a damaged file is an error of loading, not of the first prompt
 

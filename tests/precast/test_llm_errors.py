@@ -130,7 +130,7 @@ def test_a_limit_above_the_engines_is_lowered_with_one_warning(
     with LLM(tiny_engine("gqa"), max_seq_len=1000) as llm:
         assert llm.info["max_seq_len"] == 256
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == ["max_seq_len=1000 is more than this engine can do: 256 is used"]
+    assert warnings == ["max_seq_len is 256 and not 1000: the engine was built for no more"]
 
 
 def test_a_limit_below_the_engines_holds(tiny_engine: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""The native runtime on a tiny engine of each family, beside Hugging Face: prompts in chunks, greedy tokens in a batch."""
+"""The runtime on a tiny engine of each family, beside Hugging Face: prompts in chunks, greedy tokens in batches."""
 
 from collections.abc import Callable
 from pathlib import Path

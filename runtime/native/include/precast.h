@@ -125,8 +125,7 @@ enum {
 typedef uint32_t precast_log_level_t;
 enum { PRECAST_LOG_INFO = 1, PRECAST_LOG_WARNING = 2, PRECAST_LOG_ERROR = 3 };
 
-/* `message` is one line without a newline, valid during the call. Called from any thread that is inside the library for this
- * engine, also from precast_engine_new; several may call at once. */
+/* `message` is one line without a newline, valid during the call. */
 typedef void (*precast_log_callback_t)(void *user_data, precast_log_level_t level, const char *message);
 
 struct precast_logits_processor;

@@ -197,6 +197,7 @@ void Engine::reset_prefix_cache() {
 
 void Engine::run() {
   try {
+    if (settings_.on_start) settings_.on_start();
     while (accept_commands()) {
       step();
       publish();

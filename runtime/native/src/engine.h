@@ -55,6 +55,7 @@ struct EngineSettings {
   KernelLevel kernel_level = KernelLevel::portable;      ///< of the sampler
   std::shared_ptr<LogitsProcessor> logits_processor{};  ///< for requests that ask for it; may be empty
   Log log{};
+  std::function<void()> on_start{};  ///< the first thing that the engine's thread does, such as writing to the log
 };
 
 /// In-flight batching over one session.

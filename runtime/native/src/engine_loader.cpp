@@ -122,12 +122,14 @@ void log_plan(const EngineManifest& manifest, const EngineOptions& options, cons
 LoadedEngine start(const EngineManifest& manifest, const EngineOptions& options, const KvPlan& kv_plan,
                    std::unique_ptr<Session> session, KernelLevel sampler_level, std::function<std::string()> info) {
   const SchedulerConfig config = scheduler_config(manifest, options, kv_plan, *session);
-  log_plan(manifest, options, kv_plan);
   EngineSettings settings{.max_queue_size = options.max_queue_size,
                           .iteration_stats_size = options.iteration_stats_size,
                           .kernel_level = sampler_level,
                           .logits_processor = options.logits_processor,
-                          .log = options.log};
+                          .log = options.log,
+                          // A binding may have nowhere to put what its callback raises in the thread that loads, such as
+                          // Python's KeyboardInterrupt.
+                          .on_start = [=] { log_plan(manifest, options, kv_plan); }};
   auto engine = std::make_unique<Engine>(std::move(session), config, limits_of(manifest, kv_plan), std::move(settings));
   return {std::move(engine), std::move(info)};
 }
