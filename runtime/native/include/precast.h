@@ -227,7 +227,7 @@ PRECAST_API precast_error_t *precast_engine_reset_prefix_cache(const precast_eng
 
 typedef struct precast_logit_bias {
   int32_t token_id;
-  float bias; /* added to the logit; finite or minus infinity */
+  float bias; /* added to the logit; finite */
 } precast_logit_bias_t;
 
 typedef struct precast_token_sequence {
