@@ -2,58 +2,15 @@
 
 #include <sys/random.h>
 
-#include <bit>
 #include <cerrno>
 #include <cstring>
 
 #include "runtime/native/src/concat.h"
 #include "runtime/native/src/error.h"
+#include "runtime/native/src/siphash.h"
 
 namespace precast {
 namespace {
-
-/// SipHash's state; add takes whole 64-bit words.
-class SipHash {
- public:
-  explicit SipHash(const BlockHasher::Secret& secret) noexcept
-      : v0_(secret[0] ^ 0x736f6d6570736575u),
-        v1_(secret[1] ^ 0x646f72616e646f6du ^ 0xEE),  // 0xEE: 128 bits of output
-        v2_(secret[0] ^ 0x6c7967656e657261u),
-        v3_(secret[1] ^ 0x7465646279746573u) {}
-
-  void add(std::uint64_t word) noexcept {
-    v3_ ^= word;
-    rounds(2);
-    v0_ ^= word;
-  }
-
-  BlockKey finish() noexcept {
-    v2_ ^= 0xEE;
-    rounds(4);
-    const std::uint64_t low = v0_ ^ v1_ ^ v2_ ^ v3_;
-    v1_ ^= 0xDD;
-    rounds(4);
-    return {v0_ ^ v1_ ^ v2_ ^ v3_, low};
-  }
-
- private:
-  void rounds(int count) noexcept {
-    for (int i = 0; i < count; ++i) {
-      v0_ += v1_;
-      v2_ += v3_;
-      v1_ = std::rotl(v1_, 13) ^ v0_;
-      v3_ = std::rotl(v3_, 16) ^ v2_;
-      v0_ = std::rotl(v0_, 32);
-      v2_ += v1_;
-      v0_ += v3_;
-      v1_ = std::rotl(v1_, 17) ^ v2_;
-      v3_ = std::rotl(v3_, 21) ^ v0_;
-      v2_ = std::rotl(v2_, 32);
-    }
-  }
-
-  std::uint64_t v0_, v1_, v2_, v3_;
-};
 
 // What kind of thing is hashed: a salt is never mistaken for tokens.
 constexpr std::uint64_t salt_domain = 1;
@@ -85,7 +42,7 @@ BlockKey BlockHasher::child(const BlockKey& parent, std::span<const std::int32_t
 }
 
 BlockKey BlockHasher::hash(std::uint64_t domain, const BlockKey& parent, const void* data, std::size_t size) const {
-  SipHash state(secret_);
+  SipHash state(secret_[0], secret_[1]);
   state.add(domain);
   state.add(parent.high);
   state.add(parent.low);
@@ -101,7 +58,8 @@ BlockKey BlockHasher::hash(std::uint64_t domain, const BlockKey& parent, const v
   if (at < size) std::memcpy(&last, bytes + at, size - at);
   state.add(last);
   state.add(size);
-  return state.finish();
+  const auto [low, high] = state.finish();
+  return {high, low};
 }
 
 }  // namespace precast

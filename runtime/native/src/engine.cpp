@@ -141,7 +141,7 @@ std::vector<std::shared_ptr<Request>> Engine::make_requests(Submission submissio
 bool Engine::cancel(std::uint64_t id) {
   const std::lock_guard lock(mutex_);
   if (!unfinished_.contains(id)) return false;
-  inbox_.cancelled.push_back(id);
+  inbox_.cancelled.insert(id);
   inbox_changed_.notify_one();
   return true;
 }
@@ -241,6 +241,11 @@ bool Engine::accept_commands() {
 
 void Engine::step() {
   enqueue_steps();
+  {
+    // Who is in a step waits no more: the queue has room before the step is done.
+    const std::lock_guard lock(mutex_);
+    count_unscheduled();
+  }
   if (!in_flight_.empty()) {
     collect_oldest_step();
   } else if (scheduler_.has_unfinished()) {
@@ -266,8 +271,8 @@ void Engine::enqueue_steps() {
 }
 
 void Engine::collect_oldest_step() {
-  const InFlightStep oldest = std::move(in_flight_.front());
-  in_flight_.pop_front();
+  // Stays where it is until the session is done with it, also when that fails in a way that ends the engine.
+  const InFlightStep& oldest = in_flight_.front();
   const ScheduledStep& step = *oldest.step;
   if (std::ranges::all_of(step.sequences, &ScheduledSequence::is_stale)) session_->cancel(step.batch.id);
   do_or_fail(step, [&] {
@@ -275,6 +280,7 @@ void Engine::collect_oldest_step() {
     scheduler_.update(step, sample(step, result), emit_);
   });
   record(step, oldest.start_ns);
+  in_flight_.pop_front();
 }
 /// An error of the session ends the requests of this step and nobody else's.
 void Engine::do_or_fail(const ScheduledStep& step, const std::function<void()>& work) {
@@ -398,11 +404,16 @@ void Engine::publish() {
 
   const std::lock_guard lock(mutex_);
   stats_ = counters_;
-  num_unscheduled_ = scheduler_.num_unscheduled();
-  for (const auto& sequences : inbox_.submitted) num_unscheduled_ += sequences.size();
+  count_unscheduled();
   append_latest(iterations_, new_iterations_, settings_.iteration_stats_size);
   append_latest(kv_events_, kv_events, kv_events_size_);
   take_outbox();
+}
+
+/// Under the mutex.
+void Engine::count_unscheduled() {
+  num_unscheduled_ = scheduler_.num_unscheduled();
+  for (const auto& sequences : inbox_.submitted) num_unscheduled_ += sequences.size();
 }
 
 /// Under the mutex.
@@ -411,6 +422,7 @@ void Engine::take_outbox() {
   for (Event& event : outbox_) {
     if (event.is_last) {
       unfinished_.erase(event.request_id);
+      inbox_.cancelled.erase(event.request_id);  // too late for this one, and not meant for the next one of this id
     } else if (event.finish_reason != FinishReason::none) {
       std::erase(unfinished_.at(event.request_id), event.sequence);
     }

@@ -106,7 +106,7 @@ class Engine {
   };
   struct Commands {
     std::deque<std::vector<std::shared_ptr<Request>>> submitted;
-    std::vector<std::uint64_t> cancelled;
+    std::unordered_set<std::uint64_t> cancelled;
     bool reset_prefix_cache = false;
     bool shut_down = false;
   };
@@ -123,6 +123,7 @@ class Engine {
   SamplingRow sampling_row(const Request& request) const;
   void record(const ScheduledStep& step, std::int64_t start_ns);
   void publish();
+  void count_unscheduled();
   void take_outbox();
   void stop(const Error& error);
   std::vector<std::shared_ptr<Request>> make_requests(Submission submission) const;
@@ -133,10 +134,10 @@ class Engine {
   const std::size_t num_blocks_;
 
   // The thread's own.
+  std::deque<InFlightStep> in_flight_;  // before the session, which may read a step until it is collected or destroyed
   std::unique_ptr<Session> session_;
   Scheduler scheduler_;
   Sampler sampler_;
-  std::deque<InFlightStep> in_flight_;
   std::vector<Event> outbox_;  // events that publish() has not yet moved to events_
   const Scheduler::Emit emit_ = [this](Event event) { outbox_.push_back(std::move(event)); };
   EngineStats counters_;       // stats_ follows at publish()

@@ -1,6 +1,7 @@
 #include "runtime/native/src/kv_cache.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <unordered_map>
 
@@ -8,6 +9,16 @@
 #include "runtime/native/src/kv_plan.h"
 
 namespace precast {
+
+namespace {
+
+/// Whether a priority for so long (0: for ever) is more than what the node has.
+bool is_worth_more(std::uint32_t priority, std::int64_t duration_ns, const PrefixNode& node) noexcept {
+  if (priority != node.priority) return priority > node.priority;
+  return node.duration_ns != 0 && (duration_ns == 0 || duration_ns > node.duration_ns);
+}
+
+}  // namespace
 
 KvCache::KvCache(const KvCacheConfig& config)
     : config_(config),
@@ -124,7 +135,7 @@ void KvCache::take(KvSequence& sequence, const Hit& hit) {
       sequence.tables[group].push_back(block);
       if (block < 0) continue;
       pool_.share(block);
-      expires_ns_[static_cast<std::size_t>(block)] = 0;
+      end_expiry(block);
       hold(sequence, group, block);
       ++num_reused_;
     }
@@ -187,11 +198,12 @@ void KvCache::store_block(KvSequence& sequence, std::span<const std::int32_t> to
     node->priority = range.priority;
     node->duration_ns = range.duration_ns;
     announce(*node);
-  } else if (node->priority < range.priority) {
+  } else if (is_worth_more(range.priority, range.duration_ns, *node)) {
     set_priority(*node, range.priority, range.duration_ns);
   }
   // What a block is worth, what precedes it is worth too: alone it cannot be found.
-  for (PrefixNode* before = tree_.find(node->parent); before != nullptr && before->priority < node->priority;
+  for (PrefixNode* before = tree_.find(node->parent);
+       before != nullptr && is_worth_more(node->priority, node->duration_ns, *before);
        before = tree_.find(before->parent)) {
     set_priority(*before, node->priority, node->duration_ns);
   }
@@ -214,15 +226,37 @@ void KvCache::announce(PrefixNode& node) {
 }
 
 void KvCache::set_priority(PrefixNode& node, std::uint32_t priority, std::int64_t duration_ns) {
-  const bool changed = node.priority != priority;
+  if (node.priority != priority) events_.updated(node.key, priority);
   node.priority = priority;
   node.duration_ns = duration_ns;
-  if (!changed) return;
-  events_.updated(node.key, priority);
   for (const std::int32_t block : node.blocks) {
     if (block < 0 || !pool_.is_idle(block)) continue;
     pool_.rerank(block, {priority, idle_since_[static_cast<std::size_t>(block)], node.depth});
+    set_expiry(block, duration_ns);
   }
+}
+
+/// From now on; 0: never.
+void KvCache::set_expiry(std::int32_t block, std::int64_t duration_ns) {
+  end_expiry(block);
+  if (duration_ns == 0 || duration_ns > std::numeric_limits<std::int64_t>::max() - now_ns_) return;
+  std::int64_t& expires_ns = expires_ns_[static_cast<std::size_t>(block)];
+  expires_ns = now_ns_ + duration_ns;
+  expiries_.insert({expires_ns, block});
+}
+
+void KvCache::end_expiry(std::int32_t block) {
+  std::int64_t& expires_ns = expires_ns_[static_cast<std::size_t>(block)];
+  expiries_.erase({expires_ns, block});
+  expires_ns = 0;
+}
+
+/// Whether some group's block is in use, or was used so lately that its priority holds: a window leaves blocks behind that
+/// other layers still see.
+bool KvCache::is_wanted(const PrefixNode& node) const {
+  return std::ranges::any_of(node.blocks, [this](std::int32_t block) {
+    return block >= 0 && (!pool_.is_idle(block) || expires_ns_[static_cast<std::size_t>(block)] != 0);
+  });
 }
 
 // ----------------------------------------------------------------------------------------------------------- giving up
@@ -298,16 +332,13 @@ void KvCache::release_block(std::int32_t block) {
   if (node == nullptr) return pool_.release(block, std::nullopt);
   pool_.release(block, BlockRank{node->priority, last_use_, node->depth});
   if (!pool_.is_idle(block)) return;
-  const auto index = static_cast<std::size_t>(block);
-  idle_since_[index] = last_use_;
-  if (node->duration_ns == 0) return;
-  expires_ns_[index] = now_ns_ + node->duration_ns;
-  expiries_.push({expires_ns_[index], block});
+  idle_since_[static_cast<std::size_t>(block)] = last_use_;
+  set_expiry(block, node->duration_ns);
 }
 
 /// A block's contents are given up.
 void KvCache::lose(std::int32_t block) {
-  expires_ns_[static_cast<std::size_t>(block)] = 0;
+  end_expiry(block);
   if (const auto key = tree_.remove_block(block)) events_.removed(*key);
 }
 
@@ -335,13 +366,11 @@ void KvCache::forget(std::int32_t block) {
 
 void KvCache::set_time(std::int64_t now_ns) {
   now_ns_ = now_ns;
-  while (!expiries_.empty() && expiries_.top().first <= now_ns) {
-    const auto [when, block] = expiries_.top();
-    expiries_.pop();
-    std::int64_t& expires_ns = expires_ns_[static_cast<std::size_t>(block)];
-    if (expires_ns != when) continue;
-    expires_ns = 0;
-    set_priority(*tree_.owner(block), default_retention_priority, 0);
+  while (!expiries_.empty() && expiries_.begin()->first <= now_ns) {
+    const std::int32_t block = expiries_.begin()->second;
+    end_expiry(block);
+    PrefixNode& node = *tree_.owner(block);
+    if (!is_wanted(node)) set_priority(node, default_retention_priority, 0);
   }
 }
 

@@ -3,8 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
-#include <functional>
-#include <queue>
+#include <set>
 #include <span>
 #include <string_view>
 #include <unordered_set>
@@ -140,6 +139,9 @@ class KvCache {
   const RetentionRange& retention_of(const KvSequence& sequence, std::size_t block) const noexcept;
   void announce(PrefixNode& node);
   void set_priority(PrefixNode& node, std::uint32_t priority, std::int64_t duration_ns);
+  void set_expiry(std::int32_t block, std::int64_t duration_ns);
+  void end_expiry(std::int32_t block);
+  bool is_wanted(const PrefixNode& node) const;
   void hold(KvSequence& sequence, std::size_t group, std::int32_t block);
   void let_go(KvSequence& sequence, std::size_t group, std::int32_t block);
   void release(std::vector<std::vector<std::int32_t>>& tables);
@@ -162,9 +164,8 @@ class KvCache {
   std::vector<std::int32_t> num_holders_;  // by block, of groups with a window: sequences, not those that are retiring
   std::size_t num_window_blocks_ = 0;
 
-  using Expiry = std::pair<std::int64_t, std::int32_t>;  // when, which block
-  std::priority_queue<Expiry, std::vector<Expiry>, std::greater<>> expiries_;
-  std::vector<std::int64_t> expires_ns_;  // by block; an entry of expiries_ that says otherwise is out of date
+  std::set<std::pair<std::int64_t, std::int32_t>> expiries_;  // when the priority of which idle block ends
+  std::vector<std::int64_t> expires_ns_;                      // by block; 0: it is not in expiries_
 
   std::uint64_t num_allocated_ = 0;
   std::uint64_t num_reused_ = 0;
