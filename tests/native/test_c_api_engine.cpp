@@ -1,9 +1,13 @@
 // precast.h with an engine: everything that needs a session, on one of the test's own.
 #include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -409,6 +413,136 @@ TEST("deadlines, priorities and statistics reach the caller") {
   CHECK(contains(events, "\"type\": \"stored\", \"parent_hash\": null") && contains(events, "[3, 3, 3, 3]"));
   CHECK_EQ(world.json(precast_engine_kv_events), "[]");
   CHECK(precast_engine_reset_prefix_cache(world.engine) == nullptr);
+}
+
+TEST("requests of older callers have the defaults of what they lack, and unknown fields of newer ones are refused") {
+  CountingTable counting;
+  World world(counting);
+  world.load();
+  precast_request_t older = World::request(1);
+  precast_sampling_t sampling = World::greedy(2);
+  older.struct_size = offsetof(precast_request_t, n);
+  older.n = 77;  // beyond the caller's struct: not looked at
+  sampling.struct_size = offsetof(precast_sampling_t, min_tokens);
+  sampling.repetition_penalty = -1.0F;
+  CHECK_EQ(message_of(world.submit(older, {1}, sampling)), "");
+  world.wait(1);
+  CHECK((world.tokens[{1, 0}] == Ids{2, 3}));
+  struct NewerRequest {
+    precast_request_t known;
+    std::uint64_t unknown;
+  } newer{World::request(2), 1};
+  newer.known.struct_size = sizeof newer;
+  const Ids prompt{1};
+  newer.known.prompt_token_ids = prompt.data();
+  newer.known.num_prompt_tokens = 1;
+  const precast_request_t* pointer = &newer.known;
+  CHECK(contains(message_of(precast_engine_submit(world.engine, &pointer, 1, nullptr)), "sets fields that this library"));
+  newer.unknown = 0;
+  CHECK_EQ(message_of(precast_engine_submit(world.engine, &pointer, 1, nullptr)), "");
+  struct NewerEvent {
+    precast_event_t known;
+    std::uint64_t unknown;
+  };
+  for (bool is_over = false; !is_over;) {
+    NewerEvent event{{}, 7};
+    std::size_t count = 0;
+    CHECK(precast_engine_wait(world.engine, &event.known, sizeof event, 1, long_ns, &count) == nullptr);
+    CHECK_EQ(count, 1U);
+    CHECK_EQ(event.unknown, 0U);
+    is_over = event.known.is_last != 0;
+    precast_event_clear(&event.known, sizeof event);
+  }
+  CHECK(contains(message_of(precast_engine_wait(world.engine, nullptr, sizeof(precast_event_t), 1, 0, nullptr)), "NULL"));
+  precast_event_t event;
+  std::size_t count = 0;
+  CHECK(contains(message_of(precast_engine_wait(world.engine, &event, 8, 1, 0, &count)), "event_size"));
+}
+
+TEST("tables that were never initialised, or come from newer callers, are refused by name") {
+  CountingTable counting;
+  World world(counting);
+  world.table.struct_size = 0;
+  CHECK(contains(message_of(world.try_load()), "precast_session_table_t.struct_size is 0"));
+  world.table = counting.table();
+  world.table.struct_size = offsetof(precast_session_table_t, destroy);
+  CHECK(contains(message_of(world.try_load()), "destroy of precast_session_table_t is NULL"));
+  world.table = counting.table();
+  precast_logits_processor_t processor{};
+  world.options.logits_processor = &processor;
+  CHECK(contains(message_of(world.try_load()), "precast_logits_processor_t.struct_size is 0"));
+  world.options.logits_processor = nullptr;
+  world.options.capacity_policy = 3;
+  CHECK(contains(message_of(world.try_load()), "capacity_policy is 3"));
+  CHECK_EQ(counting.num_created, 0);
+}
+
+namespace {
+
+/// What a request gets when collect's result is changed by `spoil`.
+std::string error_of_result(precast_error_t* (*collect)(void*, std::uint64_t, precast_step_result_t*), bool chooses_tokens) {
+  CountingTable counting;
+  counting.chooses_tokens = chooses_tokens;
+  World world(counting);
+  world.table.collect = collect;
+  world.load();
+  world.submit_greedy(1, {3}, 2);
+  world.wait(1);
+  return world.errors[1];
+}
+
+}  // namespace
+
+TEST("results that cannot be end their requests with an error that says why") {
+  const auto nothing = [](void*, std::uint64_t, precast_step_result_t*) -> precast_error_t* { return nullptr; };
+  CHECK(contains(error_of_result(nothing, false), "has no logits, and 1 rows need them"));
+  CHECK(contains(error_of_result(nothing, true), "has no token_ids"));
+  const auto wild = [](void*, std::uint64_t, precast_step_result_t* result) -> precast_error_t* {
+    static const std::int32_t token = CountingTable::vocab_size;
+    result->token_ids = &token;
+    return nullptr;
+  };
+  CHECK(contains(error_of_result(wild, true), "has token_ids[0] 40, outside the vocabulary of 40"));
+  const auto nan = [](void*, std::uint64_t, precast_step_result_t* result) -> precast_error_t* {
+    static const std::vector<float> logits(CountingTable::vocab_size, std::nanf(""));
+    result->logits = logits.data();
+    return nullptr;
+  };
+  CHECK(contains(error_of_result(nan, false), "NaN"));
+}
+
+TEST("in a fork every call but delete says so") {
+  CountingTable counting;
+  World world(counting);
+  world.load();
+  const pid_t child = ::fork();
+  if (child == 0) {
+    char* json = nullptr;
+    int descriptor = -1;
+    std::size_t count = 0;
+    precast_event_t event;
+    const precast_request_t* none = nullptr;
+    const std::vector<precast_error_t*> answers{precast_engine_info(world.engine, &json),
+                                                precast_engine_stats(world.engine, &json),
+                                                precast_engine_iteration_stats(world.engine, &json),
+                                                precast_engine_kv_events(world.engine, &json),
+                                                precast_engine_reset_prefix_cache(world.engine),
+                                                precast_engine_event_fd(world.engine, &descriptor),
+                                                precast_engine_submit(world.engine, &none, 0, nullptr),
+                                                precast_engine_cancel(world.engine, 1, nullptr),
+                                                precast_engine_wait(world.engine, &event, sizeof event, 1, -1, &count),
+                                                precast_engine_shutdown(world.engine)};
+    const bool all_refused = std::all_of(answers.begin(), answers.end(), [](const precast_error_t* error) {
+      return error != nullptr && precast_error_code(error) == PRECAST_ERROR_FORKED;
+    });
+    precast_engine_delete(world.engine);
+    ::_exit(all_refused ? 0 : 1);
+  }
+  int status = -1;
+  CHECK_EQ(::waitpid(child, &status, 0), child);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  world.submit_greedy(1, {1}, 1);  // the parent's engine goes on
+  world.wait(1);
 }
 
 TEST("an error that a callback makes is taken as it is, and an unknown code is an internal one") {

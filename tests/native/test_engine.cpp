@@ -241,6 +241,27 @@ TEST("a poll and a time-out give nothing and are no errors") {
   CHECK(engine->wait(4, 1'000'000).empty());
 }
 
+TEST("an event that there is no memory for stays in the queue") {
+  const auto engine = make_engine();
+  engine->submit({greedy(1, {3}, 3)});
+  Ids tokens;
+  std::size_t num_calls = 0;
+  for (bool is_over = false; !is_over;) {
+    const auto take = [&](Event& event) {
+      if (++num_calls % 2 == 0) throw std::bad_alloc();
+      is_over = event.is_last;
+      if (!is_over) tokens.push_back(event.token_id);
+    };
+    try {
+      CHECK(engine->wait(8, 20 * second_ns, take) <= 1);
+    } catch (const std::bad_alloc&) {
+      CHECK(num_calls % 2 == 0);
+    }
+  }
+  CHECK(tokens == Ids({4, 5, 6}));
+  CHECK(engine->wait(8, 0).empty());
+}
+
 TEST("many clients at once: every request ends once") {
   const auto engine = make_engine();
   constexpr int num_clients = 4;

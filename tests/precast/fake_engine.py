@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from precast import SamplingParams
+from precast import CompletionOutput, RequestOutput, SamplingParams
 from precast.generation import GeneratedRequest
 from precast.inputs import to_prompts
 from precast.making_requests import RequestMaker
@@ -108,3 +108,15 @@ def answer(request: GeneratedRequest, *events: Sequence[Event]) -> list[FakeHand
         for event in each:
             handle.receive(event)
     return handles
+
+
+def result_of(request: GeneratedRequest, *events: Sequence[Event]) -> RequestOutput:
+    """The output after the handles have given these events, one list for each of the n outputs."""
+    answer(request, *events)
+    assert request.done
+    return request.result()
+
+
+def one_of(request: GeneratedRequest, events: Sequence[Event]) -> CompletionOutput:
+    (completion,) = result_of(request, events).outputs
+    return completion

@@ -5,34 +5,13 @@ from typing import Any
 
 import pytest
 
-from precast import CompletionOutput, RequestOutput
 from precast.detokenizer import IncrementalDetokenizer
-from precast.generation import GeneratedRequest
 from precast.runtime import ErrorCode, Event, FinishReason, NativeError
 from precast.tokenizer import Tokenizer
-from tests.precast.fake_engine import answer, attach, finished, make, token
-from tests.precast.tiny_tokenizers import EOS_ID, TOKENIZERS, byte_level
+from tests.precast.fake_engine import attach, finished, make, one_of, token
+from tests.precast.tiny_tokenizers import EOS_ID, TOKENIZERS
 
 THE, CAT = (TOKENIZERS["byte_level"].encode(word).ids for word in ("the", " cat"))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    byte_level().save(str(folder / "tokenizer.json"))
-    return Tokenizer(folder)
-
-
-def result_of(request: GeneratedRequest, *events: Sequence[Event]) -> RequestOutput:
-    """The output after the handles have given these events, one list for each of the n outputs."""
-    answer(request, *events)
-    assert request.done
-    return request.result()
-
-
-def one_of(request: GeneratedRequest, events: Sequence[Event]) -> CompletionOutput:
-    (completion,) = result_of(request, events).outputs
-    return completion
 
 
 def ids_of(*words: str) -> list[int]:

@@ -13,16 +13,9 @@ from precast.request_settings import RequestSettings, make_settings
 from precast.runtime import Retention
 from precast.tokenizer import Tokenizer
 from tests.precast.fake_engine import INFO, make
-from tests.precast.tiny_tokenizers import TOKENIZERS, byte_fallback, byte_level
+from tests.precast.tiny_tokenizers import TOKENIZERS, byte_fallback
 
 THE, CAT = (TOKENIZERS["byte_level"].encode(word).ids for word in ("the", " cat"))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    byte_level().save(str(folder / "tokenizer.json"))
-    return Tokenizer(folder)
 
 
 def test_text_becomes_the_ids_that_the_tokenizer_gives(tokenizer: Tokenizer) -> None:

@@ -147,20 +147,32 @@ bool Engine::cancel(std::uint64_t id) {
 }
 
 std::vector<Event> Engine::wait(std::size_t capacity, std::int64_t timeout_ns) {
+  std::vector<Event> taken;
+  wait(capacity, timeout_ns, [&taken](Event& event) { taken.push_back(std::move(event)); });
+  return taken;
+}
+
+std::size_t Engine::wait(std::size_t capacity, std::int64_t timeout_ns, const std::function<void(Event&)>& take) {
   std::unique_lock lock(mutex_);
   const auto something = [this] { return !events_.empty() || stopped_; };
   if (timeout_ns < 0) {
     events_changed_.wait(lock, something);
   } else if (!events_changed_.wait_for(lock, std::chrono::nanoseconds(std::min(timeout_ns, longest_wait_ns)), something)) {
-    return {};
+    return 0;
   }
   if (events_.empty()) throw Error(ErrorCode::shut_down, "the engine has been shut down and every event was delivered");
-  std::vector<Event> taken;
-  const auto end = events_.begin() + static_cast<std::ptrdiff_t>(std::min(capacity, events_.size()));
-  std::move(events_.begin(), end, std::back_inserter(taken));
-  events_.erase(events_.begin(), end);
+  std::size_t num_taken = 0;
+  for (; num_taken < capacity && !events_.empty(); ++num_taken) {
+    try {
+      take(events_.front());
+    } catch (const std::bad_alloc&) {
+      if (num_taken == 0) throw;
+      break;  // the caller has those before it, and this one is the next
+    }
+    events_.pop_front();
+  }
   event_fd_.set(something());
-  return taken;
+  return num_taken;
 }
 
 void Engine::shutdown() {

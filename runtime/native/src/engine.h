@@ -84,6 +84,10 @@ class Engine {
   /// Throws Error(shut_down) when the engine is shut down and every event has been taken.
   std::vector<Event> wait(std::size_t capacity, std::int64_t timeout_ns);
 
+  /// The same, one event after the other: gives each to `take` before it is forgotten, and returns how many were taken. A
+  /// std::bad_alloc of `take` leaves its event in the queue; it is thrown on if it was the first. Calls `take` under the mutex.
+  std::size_t wait(std::size_t capacity, std::int64_t timeout_ns, const std::function<void(Event&)>& take);
+
   /// Readable while wait would not block.
   int event_fd() const noexcept { return event_fd_.descriptor(); }
 

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "tools/bench/kernels/stopwatch.h"
+#include "tools/bench/stopwatch.h"
 
 namespace precast::bench {
 namespace {

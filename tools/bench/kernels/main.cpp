@@ -21,9 +21,10 @@
 #include <vector>
 
 #include "plugins/linear/cpu/linear.h"
+#include "tools/bench/arguments.h"
 #include "tools/bench/kernels/machine_limits.h"
 #include "tools/bench/kernels/spinning_threads.h"
-#include "tools/bench/kernels/stopwatch.h"
+#include "tools/bench/stopwatch.h"
 
 namespace precast::bench {
 namespace {
@@ -37,38 +38,22 @@ struct Options {
   std::size_t out_features = 0;
 };
 
-[[noreturn]] void refuse(const char* argument) {
-  std::fprintf(stderr, "%s is no option, or not with this value; the top of main.cpp lists them\n", argument);
-  std::exit(2);
-}
-
 Options parse(int argc, char** argv) {
   Options options;
   for (const KernelLevel level : all_kernel_levels) {
     if (supports(level)) options.levels.push_back(level);
   }
-  for (int i = 1; i < argc; i += 2) {
-    if (i + 1 == argc) refuse(argv[i]);
-    const std::string_view key = argv[i];
-    const std::size_t number = std::strtoull(argv[i + 1], nullptr, 10);
-    if (key == "--level") {
-      const std::optional<KernelLevel> level = parse_kernel_level(argv[i + 1]);
-      if (!level || !supports(*level)) refuse(argv[i]);
-      options.levels = {*level};
-    } else if (key == "--threads") {
-      options.threads = number;
-    } else if (key == "--runs") {
-      options.runs = number;
-    } else if (key == "--rows") {
-      options.rows = number;
-    } else if (key == "--k") {
-      options.in_features = number;
-    } else if (key == "--n") {
-      options.out_features = number;
-    } else {
-      refuse(argv[i]);
-    }
-  }
+  parse_arguments(argc, argv, [&options](std::string_view name, const char* value) {
+    if (name == "--threads") return parse_number(value, options.threads);
+    if (name == "--runs") return parse_number(value, options.runs);
+    if (name == "--rows") return parse_number(value, options.rows);
+    if (name == "--k") return parse_number(value, options.in_features);
+    if (name == "--n") return parse_number(value, options.out_features);
+    const auto level = parse_usable_level(value);
+    if (name != "--level" || !level) return false;
+    options.levels = {*level};
+    return true;
+  });
   return options;
 }
 

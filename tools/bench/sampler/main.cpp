@@ -20,7 +20,8 @@
 #include <vector>
 
 #include "runtime/native/src/sampling/sampler.h"
-#include "tools/bench/kernels/stopwatch.h"
+#include "tools/bench/arguments.h"
+#include "tools/bench/stopwatch.h"
 
 namespace precast::bench {
 namespace {
@@ -34,35 +35,18 @@ struct Options {
   float peak = 0.0F;
 };
 
-[[noreturn]] void refuse(const char* argument) {
-  std::fprintf(stderr, "%s is no option, or not with this value; the top of main.cpp lists them\n", argument);
-  std::exit(2);
-}
-
 Options parse(int argc, char** argv) {
   Options options;
-  for (int i = 1; i < argc; i += 2) {
-    if (i + 1 == argc) refuse(argv[i]);
-    const std::string_view key = argv[i];
-    const std::size_t number = std::strtoull(argv[i + 1], nullptr, 10);
-    if (key == "--level") {
-      const std::optional<KernelLevel> level = parse_kernel_level(argv[i + 1]);
-      if (!level || !supports(*level)) refuse(argv[i]);
-      options.level = *level;
-    } else if (key == "--rows") {
-      options.rows = number;
-    } else if (key == "--vocab") {
-      options.vocab_size = number;
-    } else if (key == "--runs") {
-      options.runs = number;
-    } else if (key == "--spread") {
-      options.spread = std::strtof(argv[i + 1], nullptr);
-    } else if (key == "--peak") {
-      options.peak = std::strtof(argv[i + 1], nullptr);
-    } else {
-      refuse(argv[i]);
-    }
-  }
+  parse_arguments(argc, argv, [&options](std::string_view name, const char* value) {
+    if (name == "--rows") return parse_number(value, options.rows);
+    if (name == "--vocab") return parse_number(value, options.vocab_size);
+    if (name == "--runs") return parse_number(value, options.runs);
+    if (name == "--spread") options.spread = std::strtof(value, nullptr);
+    else if (name == "--peak") options.peak = std::strtof(value, nullptr);
+    else if (const auto level = parse_usable_level(value); name == "--level" && level) options.level = *level;
+    else return false;
+    return true;
+  });
   return options;
 }
 

@@ -127,14 +127,12 @@ precast_error_t* precast_engine_wait(const precast_engine_t* engine, precast_eve
     require(events != nullptr && capacity > 0, "events is NULL or capacity is 0: there is no room for an event");
     // The first published version is the smallest that can ever be asked for.
     require(event_size >= sizeof(precast_event_t), "event_size is smaller than precast_event_t");
-    const std::vector<precast::Event> taken = inner.wait(capacity, timeout_ns);
     auto* to = reinterpret_cast<unsigned char*>(events);
-    for (const precast::Event& event : taken) {
+    *count = inner.wait(capacity, timeout_ns, [&](const precast::Event& event) {
       const precast_event_t written = precast::to_event(event);
       std::memset(to, 0, event_size);
       std::memcpy(to, &written, sizeof written);
       to += event_size;
-    }
-    *count = taken.size();
+    });
   });
 }
