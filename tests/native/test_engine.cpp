@@ -129,6 +129,24 @@ TEST("max_tokens 0 and too large mean as many as fit, and end-of-sequence ids ca
   CHECK(tokens_of(events, 1).size() > 1);
 }
 
+TEST("min_tokens is held against max_tokens as the caller gave it") {
+  const auto engine = make_engine();
+  Submission long_one = greedy(1, {2}, 45);  // 40 would end it after 38 tokens
+  long_one.sampling.min_tokens = 40;
+  Submission as_many_as_fit = greedy(2, {2}, 0);
+  as_many_as_fit.sampling.min_tokens = 64;
+  engine->submit({long_one, as_many_as_fit});
+  const std::vector<Event> events = wait_for_ends(*engine, 2);
+  CHECK(tokens_of(events, 1).size() >= 40);
+  CHECK_EQ(tokens_of(events, 2).size(), 63U);
+  Submission bad = greedy(3, {2}, 8);
+  bad.sampling.min_tokens = 9;
+  CHECK(code_of(*engine, {bad}) == ErrorCode::invalid_argument);
+  bad = greedy(3, {2}, 0);
+  bad.sampling.min_tokens = 65;
+  CHECK(code_of(*engine, {bad}) == ErrorCode::invalid_argument);
+}
+
 TEST("invalid requests are refused together with the call they are in") {
   const auto engine = make_engine();
   const Submission good = greedy(1, {1}, 1);

@@ -108,7 +108,7 @@ void Engine::check(const Submission& submission) const {
   }
   try {
     SamplingParams sampling = submission.sampling;
-    if (submission.max_tokens == 0) sampling.max_tokens = std::max(sampling.min_tokens, 1);
+    sampling.max_tokens = submission.max_tokens == 0 ? limits_.max_seq_len : submission.max_tokens;
     check_sampling_params(sampling, limits_.vocab_size);
   } catch (const Error& error) {
     refuse(error.what());
