@@ -2,25 +2,23 @@
 
 import os
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 from precast.builder.backends import get_backend
-from precast.builder.backends.base import Backend
 from precast.builder.build_config import BuildConfig
 from precast.builder.manifest import engine_manifest
-from precast.builder.network.decoder import emit_network
-from precast.builder.network.network import Network
-from precast.builder.network.onnx_model import WEIGHTS_LOCATION
-from precast.builder.packing import pack_weights, weight_specs
-from precast.builder.passes.base import run_passes
-from precast.builder.passes.pipeline import PIPELINE
-from precast.builder.plan import plan_build
+from precast.builder.network.implemented import check_implemented
+from precast.builder.plan import BuildPlan, plan_build, plan_ranks
 from precast.builder.progress import ProgressCallback, ignore_progress
+from precast.builder.ranks.built_rank import BuiltRank, build_rank
 from precast.checkpoints.checkpoint import Checkpoint
-from precast.checkpoints.engine_manifest import EngineManifest, RankFiles
+from precast.checkpoints.engine_manifest import EngineManifest
 from precast.checkpoints.engine_writer import EngineWriter
+from precast.checkpoints.ranks.partition import Partition
+from precast.checkpoints.ranks.rank_model import rank_model
+from precast.checkpoints.tensor_info import NUMPY_DTYPES
 
-RANK_DIR = "rank0"
 TOKENIZER_DIR = "tokenizer"
 
 
@@ -30,20 +28,25 @@ def build_engine(
     config: BuildConfig = BuildConfig(),  # noqa: B008 - frozen
     *,
     backend: str = "onnxruntime",
+    num_processes: int | None = None,
     dump_graphs: Path | None = None,
     progress: ProgressCallback | None = None,
     overwrite: bool = False,
 ) -> EngineManifest:
     """Build an engine directory, complete or not at all.
 
-    Host memory is bounded by the largest weight, not by the model. The same inputs give the same bytes.
+    Host memory is bounded by the largest weight, not by the model; with several ranks, by as many of the largest slices
+    as there are processes. The same inputs give the same bytes.
 
     Args:
         checkpoint: Open; it stays the caller's to close.
         output_dir: Made by this call; must not exist, be empty, or hold an engine if `overwrite`.
         config: See BuildConfig.
         backend: One of backends.BACKENDS.
-        dump_graphs: A directory for the graph as emitted and after every pass, as text and as ONNX.
+        num_processes: Ranks that are built at a time, each in a process of its own, where there are several ranks.
+            None: as many as this process may use processors.
+        dump_graphs: A directory for the graph as emitted and after every pass, as text and as ONNX; with several
+            ranks, for a directory of each.
         progress: Told the bytes of weights that are done.
         overwrite: Replace an engine at `output_dir`, in one step.
 
@@ -52,30 +55,66 @@ def build_engine(
 
     Raises:
         UnsupportedModelError: the model has a feature that the builder lacks.
-        BuildError: the config asks what the model cannot do, or a pass failed.
+        BuildError: the config asks what the model cannot do, a pass failed, or a rank's process ended.
+        PartitionError: the model cannot be spread over the ranks that the config asks for.
         EngineExistsError: `output_dir` is taken.
         EngineIOError: a file cannot be written.
     """
     model, lowering = checkpoint.config, get_backend(backend)
-    plan = plan_build(model, config)
-    network = emit_network(model, plan)
-    run_passes(network, PIPELINE, dump_graphs=dump_graphs)
+    check_implemented(model)
+    plan, partition = plan_build(model, config), plan_ranks(model, config, checkpoint.partition)
+    report = progress or ignore_progress
     with EngineWriter(output_dir, overwrite_engine=overwrite) as writer:
-        rank = _write_rank(writer, network, lowering, checkpoint, progress or ignore_progress)
+        if partition.mapping.world_size == 1:
+            rank = rank_model(model, partition, 0)
+            built = [build_rank(checkpoint, rank, plan, lowering, writer, dump_graphs=dump_graphs, progress=report)]
+        else:
+            built = _build_ranks(
+                checkpoint, writer, plan, partition, backend, num_processes or _num_processors(), dump_graphs, report
+            )
         _copy_files(writer, checkpoint.companion_files())
-        return writer.commit(engine_manifest(model, config, plan, network, lowering, rank))
+        return writer.commit(engine_manifest(model, config, plan, partition.mapping, lowering, built))
 
 
-def _write_rank(
-    writer: EngineWriter, network: Network, backend: Backend, checkpoint: Checkpoint, progress: ProgressCallback
-) -> RankFiles:
-    """Lower the network and pack its weights."""
-    graph, weights = f"{RANK_DIR}/{backend.graph_file}", f"{RANK_DIR}/{WEIGHTS_LOCATION}"
-    with writer.open_weights(weights, weight_specs(network)) as weights_file:
-        offsets = {tensor.spec.name: tensor.offset for tensor in weights_file.index.tensors}
-        (writer.path / graph).write_bytes(backend.lower(network, offsets))
-        pack_weights(network, checkpoint, weights_file, progress)
-    return RankFiles(graph, weights, network.kv_groups, tuple(network.kv_caches))
+def _build_ranks(
+    checkpoint: Checkpoint,
+    writer: EngineWriter,
+    plan: BuildPlan,
+    partition: Partition,
+    backend: str,
+    num_processes: int,
+    dump_graphs: Path | None,
+    progress: ProgressCallback,
+) -> list[BuiltRank]:
+    """Build the ranks beside each other."""
+    from precast.builder.ranks.rank_job import RankJob
+    from precast.builder.ranks.rank_processes import build_ranks
+
+    ranks = range(partition.mapping.world_size)
+    jobs = [
+        RankJob(
+            checkpoint=str(checkpoint.path.absolute()),
+            output=str(writer.path),
+            rank=rank,
+            partition=partition,
+            plan=plan,
+            backend=backend,
+            dump_graphs="" if dump_graphs is None else str((dump_graphs / f"rank{rank}").absolute()),
+            parent_pid=os.getpid(),
+        )
+        for rank in ranks
+    ]
+    slices = [rank_model(checkpoint.config, partition, rank).slices.values() for rank in ranks]
+    item_bytes = NUMPY_DTYPES[plan.dtype].itemsize
+    sizes_bytes = [sum(prod(part.shape) * item_bytes for part in parts) for parts in slices]
+    built = build_ranks(jobs, sizes_bytes, num_processes, progress)
+    for rank in built:
+        writer.add_weights(rank.files.weights, rank.weights)
+    return built
+
+
+def _num_processors() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _copy_files(writer: EngineWriter, files: Sequence[Path]) -> None:

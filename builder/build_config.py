@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from precast.checkpoints.ranks.mapping import MAX_PARALLEL_SIZE
+
 WEIGHT_DTYPES = ("auto", "float32", "bfloat16", "float16")
 KV_CACHE_DTYPES = ("auto", "float32", "bfloat16")
 
@@ -16,12 +18,16 @@ class BuildConfig:
         kv_cache_dtype: of the stored keys and values. "auto" is float32 for float32 weights, else bfloat16.
         tokens_per_block: tokens that one block of the KV pool holds; a multiple of 16.
         max_seq_len: longest sequence (prompt and output) in tokens; None takes the model's own limit.
+        tensor_parallel_size: ranks that share every layer. None: what the checkpoint's files were made for, else 1.
+        pipeline_parallel_size: stages that the layers are divided into; None as above.
     """
 
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"
     tokens_per_block: int = 16
     max_seq_len: int | None = None
+    tensor_parallel_size: int | None = None
+    pipeline_parallel_size: int | None = None
 
     def __post_init__(self) -> None:
         _check_choice("dtype", self.dtype, WEIGHT_DTYPES)
@@ -30,6 +36,10 @@ class BuildConfig:
             raise ValueError(f"tokens_per_block must be a positive multiple of 16, not {self.tokens_per_block}")
         if self.max_seq_len is not None and self.max_seq_len < 1:
             raise ValueError(f"max_seq_len must be at least 1, not {self.max_seq_len}")
+        for field in ("tensor_parallel_size", "pipeline_parallel_size"):
+            size = getattr(self, field)
+            if size is not None and not 1 <= size <= MAX_PARALLEL_SIZE:
+                raise ValueError(f"{field} must be from 1 to {MAX_PARALLEL_SIZE}, not {size}")
 
 
 def _check_choice(field: str, value: str, choices: tuple[str, ...]) -> None:

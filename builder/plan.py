@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from precast.builder.build_config import BuildConfig
 from precast.builder.errors import BuildError
 from precast.checkpoints.model_config import AttentionConfig, ModelConfig
+from precast.checkpoints.ranks.mapping import Mapping
+from precast.checkpoints.ranks.partition import Partition, plan_partition
 from precast.checkpoints.rope import DynamicScaling, LongRopeScaling, RopeScaling
 
 WEIGHT_LAYOUTS = {"float32": "x16k1.f32/1", "bfloat16": "x16k2.bf16/1"}
@@ -57,6 +59,20 @@ def plan_build(model: ModelConfig, config: BuildConfig) -> BuildPlan:
         _logger.warning(note)
     kv_cache_dtype = dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
     return BuildPlan(dtype, kv_cache_dtype, config.tokens_per_block, max_seq_len, notes)
+
+
+def plan_ranks(model: ModelConfig, config: BuildConfig, stored: Partition | None) -> Partition:
+    """How the model is spread over ranks: as the config asks, else as the checkpoint's files are (`stored`).
+
+    Raises:
+        PartitionError: the model cannot be divided so.
+    """
+    default = Mapping() if stored is None else stored.mapping
+    mapping = Mapping.of(
+        config.tensor_parallel_size or default.tensor_parallel_size,
+        config.pipeline_parallel_size or default.pipeline_parallel_size,
+    )
+    return stored if stored is not None and mapping == stored.mapping else plan_partition(model, mapping)
 
 
 def _weight_dtype(model: ModelConfig, config: BuildConfig) -> tuple[str, tuple[str, ...]]:

@@ -20,7 +20,7 @@ from precast.plugins.linear.pack import pack, packed_size
 
 
 class Tensors(Protocol):
-    """Tensors by canonical name: what of a Checkpoint is read."""
+    """Tensors by canonical name, in the shapes that the network was emitted for: RankTensors, or a whole Checkpoint."""
 
     def tensor(self, name: str, /) -> NDArray[Any]: ...
 

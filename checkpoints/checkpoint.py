@@ -1,11 +1,12 @@
-"""A Hugging Face checkpoint, opened: its config as a ModelConfig, its tensors by canonical name.
+"""A checkpoint, opened: its config as a ModelConfig, its tensors by canonical name, whole or in slices.
 
     with open_checkpoint("path/or/hub-id") as checkpoint:
         checkpoint.config.hidden_size
         checkpoint.tensor("layers.0.attention.q.weight")      # a view of the mapped file
 
-Opening reads configs and file headers only, and checks that the files hold exactly the tensors that the
-config calls for, in their shapes.
+It is a Hugging Face directory or hub repository, or a directory of Precast's own that holds a file for each rank
+(ranks/rank_checkpoint.py). Opening reads configs and file headers only, and checks that the files hold exactly the
+tensors that the config calls for, in their shapes.
 """
 
 import os
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -25,9 +26,22 @@ from precast.checkpoints.families.base import Family
 from precast.checkpoints.hub import resolve_model
 from precast.checkpoints.json_object import JsonObject
 from precast.checkpoints.model_config import ModelConfig
+from precast.checkpoints.ranks.partition import Partition
+from precast.checkpoints.ranks.rank_checkpoint import SECTION, map_rank_files, read_section
+from precast.checkpoints.ranks.rank_files import RankFiles
+from precast.checkpoints.ranks.rank_model import RankModel
+from precast.checkpoints.ranks.stored_tensor import StoredTensor, TensorFiles
+from precast.checkpoints.ranks.tensor_slice import TensorSlice
 from precast.checkpoints.tensor_info import TensorInfo
 from precast.checkpoints.tensor_map import map_tensors, resolve_tying
 from precast.checkpoints.weight_files import WeightFiles
+
+
+class WeightSource(TensorFiles, Protocol):
+    """Open weight files."""
+
+    def paths(self) -> tuple[Path, ...]: ...
+    def close(self) -> None: ...
 
 
 class Checkpoint:
@@ -38,6 +52,7 @@ class Checkpoint:
         config: The model.
         hf_config: config.json as it is.
         generation_config: generation_config.json as it is, or None.
+        partition: How the files divide the model between ranks; None where they do not.
     """
 
     def __init__(
@@ -46,36 +61,46 @@ class Checkpoint:
         config: ModelConfig,
         hf_config: Mapping[str, Any],
         generation_config: Mapping[str, Any] | None,
-        files: WeightFiles,
-        file_names: Mapping[str, str],
+        files: WeightSource,
+        tensors: Mapping[str, StoredTensor],
+        partition: Partition | None = None,
     ) -> None:
-        """`file_names`: canonical name -> name in `files`, which the checkpoint owns from now on."""
+        """`tensors`: canonical name -> where it lies in `files`, which the checkpoint owns from now on."""
         self.path = path
         self.config = config
         self.hf_config = hf_config
         self.generation_config = generation_config
+        self.partition = partition
         self._files = files
-        self._file_names = file_names
+        self._tensors = tensors
 
     def names(self) -> tuple[str, ...]:
         """The canonical names of all tensors, from the embedding to the head."""
-        return tuple(self._file_names)
+        return tuple(self._tensors)
 
     def info(self, name: str) -> TensorInfo:
         """Dtype as stored, shape and size of a tensor. Raises KeyError for a name that is not in `names()`."""
-        return self._files.info(self._file_names[name])
+        return self._tensors[name].info(self._files)
 
     def tensor(self, name: str) -> NDArray[Any]:
         """A tensor in its stored dtype: float32, float16 or ml_dtypes.bfloat16.
 
-        The array is a read-only, C-contiguous view of the mapped file. Its pages become resident as they are
-        read, and it stays valid after `close`. It may be unaligned where the file is.
+        Where it lies in one piece, the array is a read-only, C-contiguous view of the mapped file: its pages become
+        resident as they are read, and it may be unaligned where the file is. Otherwise it is a new array. It stays
+        valid after `close`.
         """
-        return self._files.tensor(self._file_names[name])
+        return self.read(name, TensorSlice(self._tensors[name].shape))
+
+    def read(self, name: str, wanted: TensorSlice, rank: int | None = None) -> NDArray[Any]:
+        """A slice of a tensor, as `tensor` gives it but perhaps not dense. Only what it needs is read.
+
+        Of copies in several ranks' files, that of `rank` is read.
+        """
+        return self._tensors[name].read(self._files, wanted, rank)
 
     def release(self, name: str) -> None:
         """Give back the memory that reading a tensor made resident. Arrays of it stay valid."""
-        self._files.release(self._file_names[name])
+        self._tensors[name].release(self._files)
 
     def companion_files(self) -> tuple[Path, ...]:
         """The files that an engine keeps beside its weights: tokenizer, templates, configs."""
@@ -98,6 +123,23 @@ class Checkpoint:
         self.close()
 
 
+class RankTensors:
+    """What a rank has of a checkpoint's tensors, by canonical name."""
+
+    def __init__(self, checkpoint: Checkpoint, rank: RankModel) -> None:
+        self._checkpoint = checkpoint
+        self._slices = rank.slices
+        self._rank = rank.rank if rank.partition == checkpoint.partition else None
+
+    def tensor(self, name: str) -> NDArray[Any]:
+        """The rank's slice; see Checkpoint.read."""
+        return self._checkpoint.read(name, self._slices[name], self._rank)
+
+    def release(self, name: str) -> None:
+        """Give back the memory that reading made resident."""
+        self._checkpoint.release(name)
+
+
 def open_checkpoint(
     model: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
 ) -> Checkpoint:
@@ -112,13 +154,26 @@ def open_checkpoint(
     family = find_family(hf_config.architecture(hf), hf.source)
     hf_config.refuse_quantization(hf)
     config = _model_config(family, hf, generation)
+    generation_config = None if generation is None else generation.values
+    if SECTION in hf:
+        return _open_ranks(path, config, hf, generation_config)
     files = WeightFiles(path)
     config = resolve_tying(config, family, files)
     file_names = map_tensors(config, family, files)
     if hf_config.declared_dtype(hf) is None:
         config = replace(config, dtype=files.info(file_names["embedding.weight"]).dtype)
-    generation_config = None if generation is None else generation.values
-    return Checkpoint(path, config, hf.values, generation_config, files, file_names)
+    tensors = {canonical: StoredTensor.whole(name, files.info(name).shape) for canonical, name in file_names.items()}
+    return Checkpoint(path, config, hf.values, generation_config, files, tensors)
+
+
+def _open_ranks(
+    path: Path, config: ModelConfig, hf: JsonObject, generation_config: Mapping[str, Any] | None
+) -> Checkpoint:
+    """A directory that `ranks.convert` wrote."""
+    config, partition = read_section(hf, config)
+    files = RankFiles(path, partition.mapping.world_size)
+    tensors = map_rank_files(config, partition, files)
+    return Checkpoint(path, config, hf.values, generation_config, files, tensors, partition)
 
 
 def _model_config(family: Family, hf: JsonObject, generation: JsonObject | None) -> ModelConfig:

@@ -61,10 +61,21 @@ def check_kv(groups: Sequence[KvGroupSpec], caches: Sequence[KvCacheSpec]) -> No
         _check_new(names, f"kv_caches[{i}].name", cache.name)
         if cache.group >= len(groups):
             raise ValueError(f"kv_caches[{i}].group must be less than the {len(groups)} kv_groups, got {cache.group}")
-    for i in range(len(groups)):
-        if all(cache.group != i for cache in caches):
-            raise ValueError(f"kv_groups[{i}] must be the group of an element of kv_caches")
     _check_shared_memories(caches)
+
+
+def check_ranks_kv(ranks: Sequence[tuple[Sequence[KvGroupSpec], Sequence[KvCacheSpec]]]) -> None:
+    """Raise ValueError where the groups and caches of all ranks do not fit each other.
+
+    A stage of a pipeline may have no layer of some group; it gets that group's block tables all the same.
+    """
+    for i, (groups, _) in enumerate(ranks):
+        if groups != ranks[0][0]:
+            raise ValueError(f"ranks[{i}].kv_groups must equal those of ranks[0]")
+    used = {cache.group for _, caches in ranks for cache in caches}
+    for i in range(len(ranks[0][0])):
+        if i not in used:
+            raise ValueError(f"ranks[0].kv_groups[{i}] must be the group of an element of a rank's kv_caches")
 
 
 def _check_new(names: set[str], field: str, name: str) -> None:

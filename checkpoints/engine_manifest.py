@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 
 from precast.checkpoints.engine_checks import check_name, check_range, is_path_inside
 from precast.checkpoints.engine_errors import quote
-from precast.checkpoints.engine_kv import KvCacheSpec, KvGroupSpec, check_kv
+from precast.checkpoints.engine_kv import KvCacheSpec, KvGroupSpec, check_kv, check_ranks_kv
+from precast.checkpoints.ranks.mapping import Mapping
 from precast.version import __version__
 
 ENGINE_FORMAT = 1
@@ -18,7 +19,6 @@ VERIFICATION_NAME = "verification.json"
 UNLISTED_NAMES = (MANIFEST_NAME, VERIFICATION_NAME)  # never in `files`
 
 _MAX_INT64 = (1 << 63) - 1
-_MAX_PARALLEL_SIZE = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -71,33 +71,14 @@ class BuildInfo:
 
 
 @dataclass(frozen=True)
-class Mapping:
-    """How the model is spread over ranks."""
-
-    tensor_parallel_size: int = 1
-    pipeline_parallel_size: int = 1
-    world_size: int = 1
-    """tensor_parallel_size x pipeline_parallel_size, and the number of ranks."""
-
-    def __post_init__(self) -> None:
-        check_range("world_size", self.world_size, 1)
-        check_range("tensor_parallel_size", self.tensor_parallel_size, 1, _MAX_PARALLEL_SIZE)
-        check_range("pipeline_parallel_size", self.pipeline_parallel_size, 1, _MAX_PARALLEL_SIZE)
-        product = self.tensor_parallel_size * self.pipeline_parallel_size
-        if self.world_size != product:
-            raise ValueError(
-                f"world_size must be tensor_parallel_size x pipeline_parallel_size = {product}, got {self.world_size}"
-            )
-
-
-@dataclass(frozen=True)
 class RankFiles:
     """The files of one rank: paths relative to the engine directory, listed in the manifest's `files`."""
 
     graph: str
     weights: str
     kv_groups: tuple[KvGroupSpec, ...]
-    """The one without a window first, then ascending in the window. Empty for a model without attention."""
+    """Of the whole model, the same on every rank: the one without a window first, then ascending in the window. Empty
+    for a model without attention."""
     kv_caches: tuple[KvCacheSpec, ...]
     """In the order of the graph's inputs."""
 
@@ -170,6 +151,7 @@ class EngineManifest:
             raise ValueError(
                 f"ranks must have mapping.world_size = {self.mapping.world_size} elements, got {len(self.ranks)}"
             )
+        check_ranks_kv([(rank.kv_groups, rank.kv_caches) for rank in self.ranks])
 
     def check_listed(self) -> None:
         """Raise ValueError where a rank names a file that `files` lacks."""

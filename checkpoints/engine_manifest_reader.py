@@ -12,11 +12,11 @@ from precast.checkpoints.engine_manifest import (
     BuildInfo,
     EngineManifest,
     FileEntry,
-    Mapping,
     ModelInfo,
     OnnxRuntimeRequirements,
     RankFiles,
 )
+from precast.checkpoints.ranks.mapping import Mapping
 from precast.version import __version__
 
 KNOWN_BACKENDS = ("onnxruntime",)

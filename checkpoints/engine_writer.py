@@ -36,6 +36,7 @@ from precast.checkpoints.engine_manifest import (
 )
 from precast.checkpoints.staging_directory import StagingDirectory
 from precast.checkpoints.weights_index import PLAIN_LAYOUT, TensorSpec
+from precast.checkpoints.weights_reader import read_weights_index
 from precast.checkpoints.weights_writer import WeightsWriter
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -55,6 +56,7 @@ class EngineWriter:
         self._overwrite = overwrite_engine
         self._target = Path(os.path.realpath(output_dir))
         self._weights: dict[str, WeightsWriter] = {}
+        self._added: dict[str, FileEntry] = {}
         self._committed = False
 
     @property
@@ -89,6 +91,10 @@ class EngineWriter:
         """Start the weights file at the relative `path`."""
         self._weights[path] = WeightsWriter(self._new_file(path), specs)
         return self._weights[path]
+
+    def add_weights(self, path: str, entry: FileEntry) -> None:
+        """Take over a weights file that another process wrote at the relative `path` and hashed."""
+        self._added[path] = entry
 
     def copy_file(self, source: Path, path: str) -> None:
         """Copy a file to the relative `path`."""
@@ -187,6 +193,8 @@ class EngineWriter:
         return sorted(found)
 
     def _entry(self, path: str) -> FileEntry:
+        if path in self._added:
+            return self._added[path]
         if path in self._weights:
             entry = self._weights[path].entry
             if entry is None:
@@ -196,7 +204,9 @@ class EngineWriter:
 
     def _check_layouts(self, manifest: EngineManifest) -> None:
         used = {cache.layout for rank in manifest.ranks for cache in rank.kv_caches}
-        used |= {tensor.spec.layout for weights in self._weights.values() for tensor in weights.index.tensors}
+        indices = [weights.index for weights in self._weights.values()]
+        indices += [read_weights_index(self.path / path) for path in self._added]
+        used |= {tensor.spec.layout for index in indices for tensor in index.tensors}
         missing = sorted(used - {PLAIN_LAYOUT, *manifest.requires})
         if missing:
             raise ValueError(f"requires must name every layout that the engine uses, {', '.join(missing)} is missing")

@@ -61,6 +61,14 @@ class TensorShapeError(CheckpointError):
     """A tensor has another shape than the config calls for."""
 
 
+class PartitionError(CheckpointError):
+    """The model cannot be spread over ranks as asked; the message has the sizes that work."""
+
+
+class WriteError(CheckpointError):
+    """A checkpoint cannot be written: its place is taken, or the system refuses."""
+
+
 def first_line(error: Exception) -> str:
     """The first line of another library's error, or its class where it says nothing; ends in a full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -94,11 +94,18 @@ class JsonObject:
             raise self.error(key, "a list of finite numbers")
         return tuple(float(item) for item in values)
 
-    def boolean(self, key: str, default: bool) -> bool:
+    def positive_integers(self, key: str) -> tuple[int, ...]:
+        """A list of integers of at least 1, which must be there."""
+        values = self._or_default(key, self.values.get(key), None)
+        if not isinstance(values, list) or not all(type(item) is int and item >= 1 for item in values):
+            raise self.error(key, "a list of integers of at least 1")
+        return tuple(values)
+
+    def boolean(self, key: str, default: bool | None = None) -> bool:
         value = self.values.get(key)
         if value is not None and not isinstance(value, bool):
             raise self.error(key, "true or false")
-        return default if value is None else value
+        return self._or_default(key, value, default)
 
     def optional_string(self, key: str) -> str | None:
         value = self.values.get(key)

@@ -38,13 +38,14 @@ def tensor_shapes(config: ModelConfig) -> dict[str, Shape]:
         "embedding.weight": (config.embedding.num_rows or config.vocab_size, config.hidden_size)
     }
     for index, layer in enumerate(config.layers):
-        shapes.update({f"layers.{index}.{name}": shape for name, shape in _layer(layer, config.hidden_size)})
+        shapes.update({f"layers.{index}.{name}": shape for name, shape in layer_shapes(layer, config.hidden_size)})
     shapes.update(_norm("final_norm", config.final_norm, config.hidden_size))
     shapes.update(_head(config))
     return shapes
 
 
-def _layer(layer: LayerConfig, hidden_size: int) -> Iterator[tuple[str, Shape]]:
+def layer_shapes(layer: LayerConfig, hidden_size: int) -> Iterator[tuple[str, Shape]]:
+    """Name within the layer ("attention.q.weight") and shape of each of its tensors."""
     yield from _norm("mixer_norm", layer.mixer_norm, hidden_size)
     if layer.mixer is not None:
         yield from _attention(_known(layer.mixer, AttentionConfig), hidden_size)

@@ -5,11 +5,15 @@ more is refused by name before anything is read. The native library holds the sa
 """
 
 SUPPORTED_OPS: tuple[str, ...] = (
+    "ai.precast.AllGather/1",
+    "ai.precast.AllReduce/1",
     "ai.precast.Embedding/1",
     "ai.precast.GatedActivation/1",
     "ai.precast.Linear/1",
     "ai.precast.PagedAttention/1",
+    "ai.precast.Receive/1",
     "ai.precast.RmsNorm/1",
+    "ai.precast.Send/1",
 )
 """Versioned op ids, sorted. A released version is never removed."""
 

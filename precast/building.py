@@ -10,24 +10,26 @@ from precast.progress import BytesBar
 
 if TYPE_CHECKING:
     from precast.build_cache import BuildCacheConfig
-    from precast.builder.build_config import BuildConfig
     from precast.builder.cache.entry import CachedEngine
     from precast.checkpoints.engine_manifest import EngineManifest
+    from precast.checkpoints.ranks.partition import Partition
 
 
 def build(
     model: str | os.PathLike[str],
     output_dir: Path,
     *,
-    dtype: str = "auto",
-    kv_cache_dtype: str = "auto",
-    tokens_per_block: int = 16,
-    max_seq_len: int | None = None,
     revision: str | None = None,
+    num_processes: int | None = None,
     overwrite: bool = False,
     dump_graphs: Path | None = None,
+    **options: Any,
 ) -> EngineManifest:
     """Builds the checkpoint ``model`` (a directory or hub id) into ``output_dir``.
+
+    Args:
+        num_processes: ranks that are built at a time; None: as many as there are processors.
+        options: the fields of a BuildConfig.
 
     Raises:
         ValueError: an option or a checkpoint that cannot be built.
@@ -36,24 +38,32 @@ def build(
     """
     try:
         from precast.builder.build import build_engine
+        from precast.builder.build_config import BuildConfig
         from precast.checkpoints.checkpoint import open_checkpoint
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
 
-    config = _build_config(dtype, kv_cache_dtype, tokens_per_block, max_seq_len)
+    _check_num_processes(num_processes)
+    config = BuildConfig(**options)
     with BytesBar() as bar, open_checkpoint(model, revision=revision) as checkpoint:
-        return build_engine(checkpoint, output_dir, config, dump_graphs=dump_graphs, progress=bar, overwrite=overwrite)
+        return build_engine(
+            checkpoint,
+            output_dir,
+            config,
+            num_processes=num_processes,
+            dump_graphs=dump_graphs,
+            progress=bar,
+            overwrite=overwrite,
+        )
 
 
 def build_in_cache(
     model: str | os.PathLike[str],
     cache: BuildCacheConfig,
     *,
-    dtype: str = "auto",
-    kv_cache_dtype: str = "auto",
-    tokens_per_block: int = 16,
-    max_seq_len: int | None = None,
     revision: str | None = None,
+    num_processes: int | None = None,
+    **options: Any,
 ) -> CachedEngine:
     """The engine that :func:`build` would build, in the build cache, where it may lie already. The caller releases it.
 
@@ -62,15 +72,24 @@ def build_in_cache(
             cannot be used.
     """
     try:
+        from precast.builder.build_config import BuildConfig
         from precast.builder.cache.cached_build import build_cached
         from precast.checkpoints.checkpoint import open_checkpoint
     except ModuleNotFoundError as error:
         raise _not_installed(error) from error
     from precast.build_cache import open_build_cache
 
-    config = _build_config(dtype, kv_cache_dtype, tokens_per_block, max_seq_len)
+    _check_num_processes(num_processes)
+    config = BuildConfig(**options)
     with BytesBar() as bar, open_checkpoint(model, revision=revision) as checkpoint:
-        return build_cached(checkpoint, open_build_cache(cache), config, progress=bar, source=os.fspath(model))
+        return build_cached(
+            checkpoint,
+            open_build_cache(cache),
+            config,
+            num_processes=num_processes,
+            progress=bar,
+            source=os.fspath(model),
+        )
 
 
 def build_through_cache(
@@ -100,12 +119,36 @@ def build_through_cache(
         return copy_engine(cached.engine_dir, output_dir, overwrite_engine=overwrite), cached.is_hit
 
 
-def _build_config(dtype: str, kv_cache_dtype: str, tokens_per_block: int, max_seq_len: int | None) -> BuildConfig:
-    from precast.builder.build_config import BuildConfig
+def convert(
+    model: str | os.PathLike[str],
+    output_dir: Path,
+    *,
+    tensor_parallel_size: int,
+    pipeline_parallel_size: int,
+    revision: str | None = None,
+) -> Partition:
+    """Divides the checkpoint ``model`` (a directory or hub id) into one file for each rank, in ``output_dir``.
 
-    return BuildConfig(
-        dtype=dtype, kv_cache_dtype=kv_cache_dtype, tokens_per_block=tokens_per_block, max_seq_len=max_seq_len
-    )
+    Raises:
+        ValueError: sizes that do not divide the model, a checkpoint that cannot be read, or a place that is taken or
+            cannot be written.
+        ModuleNotFoundError: precast was installed without what building needs.
+    """
+    try:
+        from precast.checkpoints.checkpoint import open_checkpoint
+        from precast.checkpoints.ranks.convert import convert_checkpoint
+        from precast.checkpoints.ranks.mapping import Mapping
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from error
+
+    mapping = Mapping.of(tensor_parallel_size, pipeline_parallel_size)
+    with BytesBar() as bar, open_checkpoint(model, revision=revision) as checkpoint:
+        return convert_checkpoint(checkpoint, output_dir, mapping, progress=bar)
+
+
+def _check_num_processes(num_processes: int | None) -> None:
+    if num_processes is not None and num_processes < 1:
+        raise ValueError(f"num_processes must be at least 1, got {num_processes}")
 
 
 def _not_installed(error: ModuleNotFoundError) -> ModuleNotFoundError:

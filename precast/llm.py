@@ -97,7 +97,14 @@ class LLM(GenerateMethods, StatsMethods):
             raise ValueError(
                 f"{model} is neither an engine (it has no engine.json) nor a checkpoint (it has no config.json)"
             )
-        build_options = {"dtype": dtype, "max_seq_len": options.max_seq_len, "revision": revision, **options.build}
+        build_options = {
+            "dtype": dtype,
+            "max_seq_len": options.max_seq_len,
+            "tensor_parallel_size": 1,  # also of a checkpoint that is divided between more ranks
+            "pipeline_parallel_size": 1,
+            "revision": revision,
+            **options.build,
+        }
         if options.build_cache is not None:
             return self._build_in_cache(model, options.build_cache, options.workspace, build_options)
         return self._build_outside(model, options.workspace, build_options)

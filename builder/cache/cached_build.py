@@ -15,7 +15,7 @@ from precast.builder.cache.entry import CachedEngine
 from precast.builder.cache.key import describe_build
 from precast.builder.cache.store import BuildCache
 from precast.builder.errors import BuildError
-from precast.builder.plan import plan_build
+from precast.builder.plan import plan_build, plan_ranks
 from precast.builder.progress import ProgressCallback, ignore_progress
 from precast.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from precast.checkpoints.engine_errors import EngineIOError
@@ -29,6 +29,7 @@ def build_cached(
     config: BuildConfig = BuildConfig(),  # noqa: B008 - frozen
     *,
     backend: str = "onnxruntime",
+    num_processes: int | None = None,
     progress: ProgressCallback = ignore_progress,
     source: str = "",
 ) -> CachedEngine:
@@ -39,6 +40,7 @@ def build_cached(
         cache: Where engines are kept.
         config: See BuildConfig.
         backend: One of backends.BACKENDS.
+        num_processes: As of `build_engine`.
         progress: Told the bytes of what is hashed, then those of weights that are done.
         source: The name of the model, for people who look into the cache.
 
@@ -49,11 +51,13 @@ def build_cached(
         OSError: a file of the checkpoint cannot be read.
     """
     weights, companions = _hash_files(checkpoint, cache, progress)
-    description = describe_build(weights, companions, plan_build(checkpoint.config, config), config, backend)
+    plan = plan_build(checkpoint.config, config)
+    partition = plan_ranks(checkpoint.config, config, checkpoint.partition)
+    description = describe_build(weights, companions, plan, partition, config, backend)
 
     def build(output_dir: Path) -> None:
         _logger.info("build cache: miss, %s", cache.explain_miss(description))
-        _build(checkpoint, output_dir, config, backend, progress)
+        _build(checkpoint, output_dir, config, backend, num_processes, progress)
         for file in (*weights, *companions):
             file.check_unchanged()
 
@@ -76,14 +80,19 @@ def _hash_files(
 
 
 def _build(
-    checkpoint: Checkpoint, output_dir: Path, config: BuildConfig, backend: str, progress: ProgressCallback
+    checkpoint: Checkpoint,
+    output_dir: Path,
+    config: BuildConfig,
+    backend: str,
+    num_processes: int | None,
+    progress: ProgressCallback,
 ) -> None:
     from precast.builder.build import build_engine
 
     with open_checkpoint(checkpoint.path) as hashed:
         if hashed.config != checkpoint.config:
             raise BuildError(f"{checkpoint.path}: its config changed while it was opened: build again")
-        build_engine(hashed, output_dir, config, backend=backend, progress=progress)
+        build_engine(hashed, output_dir, config, backend=backend, num_processes=num_processes, progress=progress)
 
 
 def _with_advice(error: EngineIOError, cache: BuildCache) -> EngineIOError:

@@ -1,7 +1,7 @@
 """The key of an engine in the build cache: SHA-256 of a description of everything that its bytes depend on.
 
     files       of the checkpoint that go into the engine: role -> name -> SHA-256
-    options     of the build: `plan`, with every "auto" decided, and `given`, what the plan does not replace
+    options     of the build: `plan` and `partition`, with every "auto" decided, and `given`, what these do not replace
     backend     its name
     toolchain   precast and the packages whose code makes bytes
 
@@ -20,12 +20,14 @@ from precast.builder.build_config import BuildConfig
 from precast.builder.cache.content_hashes import HashedFile
 from precast.builder.plan import BuildPlan
 from precast.checkpoints.engine_manifest import ENGINE_FORMAT
+from precast.checkpoints.ranks.partition import Partition
 from precast.plugins import SUPPORTED_LAYOUTS, SUPPORTED_OPS
 from precast.version import __version__
 
 KEY_FORMAT = 1
 PACKAGES = ("ml_dtypes", "numpy", "onnx", "onnx-ir", "protobuf")  # they round, pack and serialise
-RESOLVED_OPTIONS = ("dtype", "kv_cache_dtype")  # the engine keeps the plan's value of these, and not what was given
+# The engine keeps the plan's or the partition's value of these, and not what was given.
+RESOLVED_OPTIONS = ("dtype", "kv_cache_dtype", "tensor_parallel_size", "pipeline_parallel_size")
 _ROOMS = ("builder", "checkpoints", "plugins")
 _NO_VALUE = "nothing"
 
@@ -36,6 +38,7 @@ def describe_build(
     weights: Sequence[HashedFile],
     companions: Sequence[HashedFile],
     plan: BuildPlan,
+    partition: Partition,
     config: BuildConfig,
     backend: str,
 ) -> Description:
@@ -50,7 +53,7 @@ def describe_build(
     description = {
         "format": KEY_FORMAT,
         "files": {"weights": _by_name(weights), "companions": _by_name(companions)},
-        "options": {"plan": asdict(plan), "given": given},
+        "options": {"plan": asdict(plan), "partition": asdict(partition), "given": given},
         "backend": backend,
         "toolchain": toolchain(),
     }

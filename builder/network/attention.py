@@ -1,14 +1,16 @@
 """Attention over the paged KV cache, with its four projections.
 
-    x -> q, k, v (Linear) -> Concat -> PagedAttention -> o (Linear)
+    x -> q, k, v (Linear) -> Concat -> PagedAttention -> o (Linear) -> AllReduce
 
-The op norms and rotates queries and keys itself, so q, k and v can become one Linear.
+The op norms and rotates queries and keys itself, so q, k and v can become one Linear. With tensor parallelism each rank
+has some of the heads, o gives their part of the result, and AllReduce adds these up.
 
 x is [num_tokens, hidden_size], q [num_tokens, num_heads * head_dim], k and v [num_tokens, num_kv_heads * head_dim].
 """
 
 import onnx_ir as ir
 
+from precast.builder.network.collectives import emit_all_reduce
 from precast.builder.network.emitter import Emitter, num_features
 from precast.checkpoints.model_config import AttentionConfig
 from precast.checkpoints.rope import inverse_frequencies, rope_rows
@@ -39,7 +41,8 @@ def emit_attention(emitter: Emitter, attention: AttentionConfig, x: ir.Value, na
     if attention.qk_norm is not None:
         inputs += [emitter.plain_weight(f"{name}.{part}_norm.weight", (attention.head_dim,)) for part in "qk"]
     heads = emitter.op(paged_attention, attributes, inputs, name, attention.num_heads * attention.head_dim)
-    return emitter.linear(heads, f"{name}.o", num_features(x), bias=attention.output_bias)
+    output = emitter.linear(heads, f"{name}.o", num_features(x), bias=attention.output_bias)
+    return emit_all_reduce(emitter, output, num_features(x))
 
 
 def _emit_qkv(emitter: Emitter, attention: AttentionConfig, x: ir.Value, name: str) -> ir.Value:

@@ -1,35 +1,36 @@
-"""The whole network of a decoder: embedding, layers, head."""
+"""The whole network of a rank: embedding or what the stage before sends, layers, head or what the next stage gets."""
 
 import onnx_ir as ir
 
 from precast.builder.network.attention import emit_attention
+from precast.builder.network.collectives import emit_receive, emit_send
 from precast.builder.network.embedding import emit_embedding
 from precast.builder.network.emitter import Emitter, num_features
 from precast.builder.network.feed_forward import emit_feed_forward
 from precast.builder.network.head import emit_head
-from precast.builder.network.implemented import check_implemented, implemented
+from precast.builder.network.implemented import implemented
 from precast.builder.network.network import Network
 from precast.builder.network.norm import emit_norm
 from precast.builder.plan import BuildPlan
 from precast.checkpoints.model_config import AttentionConfig, LayerConfig, MlpConfig, ModelConfig, NormConfig
+from precast.checkpoints.ranks.rank_model import RankModel
 
 
-def emit_network(model: ModelConfig, plan: BuildPlan) -> Network:
-    """The plain network of a model, one node an operation; passes make it fast.
+def emit_network(rank: RankModel, plan: BuildPlan) -> Network:
+    """The plain network of a rank, one node an operation; passes make it fast.
 
-    Raises:
-        UnsupportedModelError: naming the first layer, field and value that is not implemented.
+    The ranks of a stage have the same nodes in the same order, so that their collectives meet. The model is one that
+    `check_implemented` accepts.
     """
-    check_implemented(model)
-    emitter = Emitter(plan, _windows(model, plan))
-    x = emit_embedding(emitter, model)
-    for index, layer in enumerate(model.layers):
+    emitter = Emitter(plan, _windows(rank.model, plan), rank.tensor_parallel_size)
+    x = emit_embedding(emitter, rank) if rank.is_first_stage else emit_receive(emitter, rank.model.hidden_size)
+    for index, layer in rank.layers.items():
         x = _emit_layer(emitter, layer, x, f"layers.{index}")
-    return emitter.finish(emit_head(emitter, model, x))
+    return emitter.finish(emit_head(emitter, rank, x) if rank.is_last_stage else emit_send(emitter, x))
 
 
 def _windows(model: ModelConfig, plan: BuildPlan) -> list[int | None]:
-    """The distinct windows of the attention layers: None, if any sees everything, then ascending."""
+    """The distinct windows of all ranks' attention layers: None, if any sees everything, then ascending."""
     mixers = [layer.mixer for layer in model.layers]
     windows = {plan.effective_window(mixer.window) for mixer in mixers if isinstance(mixer, AttentionConfig)}
     return sorted(windows, key=lambda window: window or 0)

@@ -5,7 +5,7 @@ from itertools import count
 
 import onnx_ir as ir
 
-from precast.builder.network.inputs import LOGITS, StepInputs, block_tables_name, kv_pool, step_inputs
+from precast.builder.network.inputs import StepInputs, block_tables_name, kv_pool, step_inputs
 from precast.builder.network.network import Network
 from precast.builder.network.nodes import Op, OpAttributes, builtin_node, precast_node, select_rows_node
 from precast.builder.plan import BuildPlan
@@ -25,9 +25,10 @@ OPSET = 20
 class Emitter:
     """Appends to a network. A value has the name of its node, which says where in the model it is."""
 
-    def __init__(self, plan: BuildPlan, windows: Sequence[int | None]) -> None:
-        """`windows` are the distinct attention windows of the layers, sorted as KvGroupSpecs are."""
+    def __init__(self, plan: BuildPlan, windows: Sequence[int | None], tensor_parallel_size: int) -> None:
+        """`windows` are the distinct attention windows of all ranks' layers, sorted as KvGroupSpecs are."""
         self.plan = plan
+        self.tensor_parallel_size = tensor_parallel_size
         self.inputs: StepInputs = step_inputs(len(windows))
         groups = tuple(KvGroupSpec(block_tables_name(index), window) for index, window in enumerate(windows))
         opsets = {"": OPSET, DOMAIN: 1}
@@ -95,10 +96,9 @@ class Emitter:
         self.network.kv_caches.append(KvCacheSpec(str(pool.name), layout, block_bytes, group))
         return self.inputs.block_tables[group], pool
 
-    def finish(self, logits: ir.Value) -> Network:
-        """Name the output of the graph, and hand the network over."""
-        logits.name = LOGITS
-        self.network.graph.outputs.append(logits)
+    def finish(self, output: ir.Value) -> Network:
+        """Give the graph its output, and hand the network over."""
+        self.network.graph.outputs.append(output)
         self.network.check_integrity()
         return self.network
 

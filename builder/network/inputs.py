@@ -16,6 +16,9 @@ MAX_BLOCKS = "max_blocks"
 
 LOGIT_ROWS = "logit_rows"
 LOGITS = "logits"
+"""The output of the last stage's graphs: float32 [num_logit_rows, vocab_size] on tensor rank 0, no rows on others."""
+SENT_ROWS = "sent_rows"
+"""The output of other stages' graphs: int32 [1], the number of rows that were handed on."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from precast.checkpoints.weights_index import PLAIN_LAYOUT
 from precast.plugins import SUPPORTED_LAYOUTS, SUPPORTED_OPS
 from precast.plugins.domain import DOMAIN
 
-BUILTIN_OPS = ("Gather",)
+BUILTIN_OPS = ("Add", "Gather")
 """ONNX operators an engine may hold: those that pass the row-invariance property test."""
 
 

@@ -11,6 +11,7 @@ from precast.builder.passes.base import InvariantError, Pass
 
 ROW_INPUTS = {
     ("", "Add"): (0, 1),
+    ("ai.precast", "AllReduce"): (0,),
     ("ai.precast", "GatedActivation"): (0,),
     ("ai.precast", "Linear"): (0,),
     ("ai.precast", "RmsNorm"): (0, 2),

@@ -12,15 +12,17 @@ def embedding(
     token_ids_T: NDArray[np.int32], table: NDArray[np.uint8], attributes: EmbeddingAttributes
 ) -> NDArray[np.float32]:
     """[T] -> [T, H]. IndexError: a token id is outside the table. ValueError: the table has another length."""
-    outside = token_ids_T[(token_ids_T < 0) | (token_ids_T >= attributes.rows)]
-    if outside.size:
-        raise IndexError(f"Embedding: token id {outside[0]} is outside the table of {attributes.rows} rows")
+    rows_T = token_ids_T - attributes.row_start
+    is_outside_T = (rows_T < 0) | (rows_T >= attributes.rows)
+    if is_outside_T.any() and not attributes.is_slice:
+        outside = token_ids_T[is_outside_T][0]
+        raise IndexError(f"Embedding: token id {outside} is outside the table of {attributes.rows} rows")
     if table.size != attributes.table_size_bytes:
         raise ValueError(f"Embedding: the table has {table.size} bytes, not {attributes.table_size_bytes}")
     tile_bytes = weight_layout(attributes.layout).packed_size(TILE_OUTPUTS, attributes.features)
     tiles = table.reshape(-1, tile_bytes)
-    y_TH = np.empty((token_ids_T.size, attributes.features), np.float32)
-    for t, token_id in enumerate(token_ids_T):
-        tile, row = divmod(int(token_id), TILE_OUTPUTS)
+    y_TH = np.zeros((token_ids_T.size, attributes.features), np.float32)
+    for t in np.flatnonzero(~is_outside_T):
+        tile, row = divmod(int(rows_T[t]), TILE_OUTPUTS)
         y_TH[t] = unpack(attributes.layout, tiles[tile], TILE_OUTPUTS, attributes.features)[row]
     return y_TH

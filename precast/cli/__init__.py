@@ -1,4 +1,4 @@
-"""The command line: ``precast build | run | inspect | verify | cache``, a module each.
+"""The command line: ``precast build | convert | run | inspect | verify | cache``, a module each.
 
 Results go to stdout, everything else to stderr. Exit status 0: done; 1: an error, said in one line; 2: wrong usage;
 130: interrupted (Ctrl-C); 141: nobody reads stdout any more.
@@ -15,11 +15,18 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from precast.cli import build, cache, inspect, run, verify
+from precast.cli import build, cache, convert, inspect, run, verify
 from precast.cli.errors import CommandError, describe
 from precast.version import __version__
 
-_COMMANDS = {"build": build, "run": run, "inspect": inspect, "verify": verify, "cache": cache}
+_COMMANDS = {
+    "build": build,
+    "convert": convert,
+    "run": run,
+    "inspect": inspect,
+    "verify": verify,
+    "cache": cache,
+}
 _KILLED = 128  # what a shell adds to the number of the signal that ended a process
 
 

@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 from precast.cli.errors import CommandError, UsageError
 from precast.cli.output import format_bytes, print_json
+from precast.cli.parallel import add_parallel_arguments
 
 if TYPE_CHECKING:
     from precast.builder.verify import VerificationReport
     from precast.checkpoints.engine_manifest import EngineManifest
 
-_BUILD_ARGUMENTS = ("dtype", "kv_cache_dtype", "tokens_per_block", "max_seq_len", "revision")
+_BUILD_ARGUMENTS = (
+    "dtype",
+    "kv_cache_dtype",
+    "tokens_per_block",
+    "max_seq_len",
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "num_processes",
+    "revision",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tokens-per-block", type=int, default=16, metavar="N", help="of the KV cache (default: 16)")
     parser.add_argument("--max-seq-len", type=int, metavar="N", help="prompt and output; default: the model's own")
+    add_parallel_arguments(parser, default="what the checkpoint's files were made for, else 1")
+    parser.add_argument(
+        "--workers",
+        dest="num_processes",
+        type=int,
+        metavar="N",
+        help="ranks that are built at a time; default: as many as there are processors",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an engine that is in DIR, in one step")
     parser.add_argument("--dump-graphs", type=Path, metavar="DIR", help="write the graph after every pass there")
     parser.add_argument(
@@ -103,6 +121,8 @@ def _print_result(
             "dtype": manifest.build.dtype,
             "kv_cache_dtype": manifest.build.kv_cache_dtype,
             "max_seq_len": manifest.model.max_seq_len,
+            "tensor_parallel_size": manifest.mapping.tensor_parallel_size,
+            "pipeline_parallel_size": manifest.mapping.pipeline_parallel_size,
             "notes": list(manifest.build.notes),
             "size_bytes": size_bytes,
             "build_s": build_s,
@@ -111,10 +131,11 @@ def _print_result(
         }
         print_json(result)
         return
+    ranks = f"{manifest.mapping.world_size} ranks, " if manifest.mapping.world_size > 1 else ""
     how = "copied from the build cache" if cache_use == "hit" else "built"
     print(
         f"{args.output}: {manifest.model.architecture}, weights {manifest.build.dtype}, "
-        f"KV cache {manifest.build.kv_cache_dtype}, {format_bytes(size_bytes)}, {how} in {build_s:.1f} s"
+        f"KV cache {manifest.build.kv_cache_dtype}, {ranks}{format_bytes(size_bytes)}, {how} in {build_s:.1f} s"
     )
     for note in manifest.build.notes:
         print(f"  {note}")

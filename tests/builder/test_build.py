@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -220,14 +221,14 @@ class TestErrors:
     ) -> None:
         build(tiny_llama("gqa"), tmp_path / "engine")
         before = files(tmp_path)
-        read = Checkpoint.tensor
+        read = Checkpoint.read
 
-        def fail_late(checkpoint: Checkpoint, name: str) -> object:
+        def fail_late(checkpoint: Checkpoint, name: str, *arguments: Any) -> object:
             if name == "layers.1.feed_forward.down.weight":
                 raise OSError(5, "Input/output error", "model.safetensors")
-            return read(checkpoint, name)
+            return read(checkpoint, name, *arguments)
 
-        monkeypatch.setattr(Checkpoint, "tensor", fail_late)
+        monkeypatch.setattr(Checkpoint, "read", fail_late)
         with pytest.raises(OSError, match="Input/output error"):
             build(tiny_llama("tied"), tmp_path / "engine", overwrite=True)
         assert files(tmp_path) == before

@@ -13,8 +13,10 @@ from precast.builder.network.implemented import IMPLEMENTED
 from precast.builder.network.network import Network
 from precast.builder.network.text import network_text
 from precast.builder.plan import plan_build
+from precast.builder.ranks.built_rank import BuiltRank
+from precast.builder.requirements import requirements
 from precast.builder.weights import RopeFrequencies
-from precast.checkpoints.engine_manifest import RankFiles
+from precast.checkpoints.engine_manifest import FileEntry, RankFiles
 from precast.checkpoints.model_config import (
     AttentionConfig,
     EmbeddingConfig,
@@ -43,6 +45,7 @@ from precast.checkpoints.model_config import (
     VisionConfig,
     YarnScaling,
 )
+from precast.checkpoints.ranks.mapping import Mapping as RankMapping
 from precast.checkpoints.rope import DynamicScaling, LongRopeScaling
 from tests.builder.worlds import (
     ATTENTION,
@@ -144,10 +147,11 @@ def everything_built(model: ModelConfig) -> tuple[object, ...]:
     """All of an engine that follows from the config: the graph with its recipes, plan and manifest."""
     plan = plan_build(model, BuildConfig())
     network = emitted(model, plan)
-    rank = RankFiles("graph", "weights", network.kv_groups, tuple(network.kv_caches))
+    files = RankFiles("graph", "weights", network.kv_groups, tuple(network.kv_caches))
+    rank = BuiltRank(files, requirements(network), FileEntry(1, "0" * 64))
     rope_tables = [source.read(RandomTensors(model)).tobytes() for source in rope_sources(network)]
     network_lines = network_text(network)
-    manifest = engine_manifest(model, BuildConfig(), plan, network, get_backend("onnxruntime"), rank)
+    manifest = engine_manifest(model, BuildConfig(), plan, RankMapping(), get_backend("onnxruntime"), [rank])
     return network_lines, rope_tables, manifest
 
 

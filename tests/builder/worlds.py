@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precast.builder.network.decoder import emit_network
+from precast.builder.network.implemented import check_implemented
 from precast.builder.network.network import Network
 from precast.builder.network.text import node_text, weight_text
 from precast.builder.passes.base import run_passes
@@ -22,6 +23,7 @@ from precast.checkpoints.model_config import (
     NormConfig,
     RopeConfig,
 )
+from precast.checkpoints.ranks.rank_model import whole_model
 from precast.checkpoints.tensor_shapes import tensor_shapes
 
 FLOAT32 = BuildPlan("float32", "float32", tokens_per_block=16, max_seq_len=64)
@@ -95,12 +97,13 @@ class RandomTensors:
 
 def emitted(model: ModelConfig = MODEL, plan: BuildPlan = FLOAT32) -> Network:
     """The network before the passes."""
-    return emit_network(model, plan)
+    check_implemented(model)
+    return emit_network(whole_model(model), plan)
 
 
 def finished(model: ModelConfig = MODEL, plan: BuildPlan = FLOAT32) -> Network:
     """The network after the passes."""
-    network = emit_network(model, plan)
+    network = emitted(model, plan)
     run_passes(network, PIPELINE)
     return network
 

@@ -13,11 +13,11 @@ from precast.checkpoints.engine_manifest import (
     BuildInfo,
     EngineManifest,
     FileEntry,
-    Mapping,
     ModelInfo,
     RankFiles,
 )
 from precast.checkpoints.engine_manifest_reader import RuntimeSupport, parse_manifest
+from precast.checkpoints.ranks.mapping import Mapping
 from precast.version import __version__
 from tests.checkpoints.tiny_engine import KV_CACHES, KV_GROUPS, WEIGHTS, tiny_manifest
 
@@ -162,7 +162,7 @@ ENTRY = {"size": 1, "sha256": SHA256}
         ),
         ("ranks/0/kv_caches/1/group", 2, "ranks[0].kv_caches[1].group must be less than the 2 kv_groups, got 2"),
         ("ranks/0/kv_caches/1/group", -1, "ranks[0].kv_caches[1].group must be at least 0, got -1"),
-        ("ranks/0/kv_caches/1/group", 0, "ranks[0].kv_groups[1] must be the group of an element of kv_caches"),
+        ("ranks/0/kv_caches/1/group", 0, "ranks[0].kv_groups[1] must be the group of an element of a rank's kv_caches"),
         (
             "ranks/0/kv_caches/1/block_bytes",
             64,

@@ -12,12 +12,12 @@ from precast.checkpoints.engine_kv import KvCacheSpec, KvGroupSpec
 from precast.checkpoints.engine_manifest import (
     BuildInfo,
     EngineManifest,
-    Mapping,
     ModelInfo,
     OnnxRuntimeRequirements,
     RankFiles,
 )
 from precast.checkpoints.engine_writer import EngineWriter
+from precast.checkpoints.ranks.mapping import Mapping
 from precast.checkpoints.weights_index import TensorSpec
 
 GRAPH = "rank0/model.onnx"

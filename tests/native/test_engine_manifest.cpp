@@ -184,7 +184,7 @@ TEST("engine manifest: every rule of KV groups has its sentence") {
            rank + "kv_groups[1].block_tables must be printable ASCII without spaces, got \"block tables\"");
   CHECK_EQ(complaint("\"group\": 1", "\"group\": 2"), rank + "kv_caches[2].group must be less than the 2 kv_groups, got 2");
   CHECK_EQ(complaint("\"group\": 1", "\"group\": -1"), rank + "kv_caches[2].group must be at least 0, got -1");
-  CHECK_EQ(complaint("\"group\": 1", "\"group\": 0"), rank + "kv_groups[1] must be the group of an element of kv_caches");
+  CHECK_EQ(complaint("\"group\": 1", "\"group\": 0"), rank + "kv_groups[1] must be the group of an element of a rank's kv_caches");
   CHECK_EQ(complaint("\"block_bytes\": 4096, \"group\": 1", "\"block_bytes\": 64, \"group\": 1"),
            rank + "kv_caches[2] must have the layout and block_bytes of kv_caches[0], whose memory it shares, kv16.f32/1 "
                   "and 4096, got kv16.f32/1 and 64");

@@ -69,11 +69,6 @@ std::vector<KvCacheSpec> read_kv_caches(const JsonCursor& rank, std::span<const 
     }
     caches.push_back(std::move(cache));
   }
-  const std::vector<JsonCursor> group_values = rank.at("kv_groups").elements();
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    const auto is_member = [i](const KvCacheSpec& cache) { return cache.group == i; };
-    if (!std::ranges::any_of(caches, is_member)) group_values[i].fail("be the group of an element of kv_caches");
-  }
   check_shared_memories(values, caches);
   return caches;
 }

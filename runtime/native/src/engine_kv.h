@@ -14,9 +14,12 @@
 namespace precast {
 
 /// Layers whose attention sees equally far back: they share a block table.
+/// All ranks have the same groups, also those of which they have no layer.
 struct KvGroupSpec {
   std::string block_tables;            ///< of the graph input, int32 [S, B]
   std::optional<std::int64_t> window;  ///< positions that a row sees, its own included; nothing: all
+
+  bool operator==(const KvGroupSpec&) const = default;
 };
 
 /// One KV pool: a graph input, uint8 [num_blocks, block_bytes].

@@ -183,6 +183,20 @@ std::vector<RankFiles> read_ranks(const JsonCursor& list, const Mapping& mapping
   return ranks;
 }
 
+/// What engine_kv.py's check_ranks_kv checks.
+void check_kv_groups(const JsonCursor& list, const std::vector<RankFiles>& ranks) {
+  const std::vector<JsonCursor> values = list.elements();
+  std::vector<bool> used(ranks.front().kv_groups.size());
+  for (std::size_t i = 0; i < ranks.size(); ++i) {
+    if (ranks[i].kv_groups != ranks.front().kv_groups) values[i].at("kv_groups").fail("equal those of ranks[0]");
+    for (const KvCacheSpec& cache : ranks[i].kv_caches) used[cache.group] = true;
+  }
+  const std::vector<JsonCursor> groups = values.front().at("kv_groups").elements();
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    if (!used[i]) groups[i].fail("be the group of an element of a rank's kv_caches");
+  }
+}
+
 [[noreturn]] void fail_not_an_engine(const std::filesystem::path& directory) {
   std::error_code ignored;  // a path that cannot be looked at is reported as one that holds no engine
   const std::string name = directory.string();
@@ -216,6 +230,7 @@ EngineManifest parse_manifest(std::string_view text, const std::string& source, 
   manifest.build = read_build(root.at("build"));
   manifest.files = read_files(root.at("files"));
   manifest.ranks = read_ranks(root.at("ranks"), manifest.mapping, manifest.files);
+  check_kv_groups(root.at("ranks"), manifest.ranks);
   return manifest;
 }
 

@@ -13,9 +13,12 @@ from precast.builder.cache import key
 from precast.builder.cache.content_hashes import FileState, HashedFile
 from precast.builder.cache.key import PACKAGES, RESOLVED_OPTIONS, cache_key, describe_build, differences, toolchain
 from precast.builder.plan import BuildPlan
+from precast.checkpoints.ranks.mapping import Mapping
+from precast.checkpoints.ranks.partition import Partition
 from tests.builder.cache.worlds import flattened
 
 PLAN = BuildPlan("float32", "bfloat16", tokens_per_block=16, max_seq_len=64)
+ONE_RANK = Partition(Mapping(), (4,))
 STATE = FileState(1, 2, 3, 4, 5)
 
 
@@ -27,11 +30,13 @@ def describe(
     weights: str = "aa", tokenizer: str = "bb", folder: str = "/here", state: FileState = STATE, **options: Any
 ) -> dict[str, Any]:
     plan, config = options.get("plan", PLAN), options.get("config", BuildConfig())
+    partition = options.get("partition", ONE_RANK)
     return dict(
         describe_build(
             [hashed(f"{folder}/model.safetensors", weights, state)],
             [hashed(f"{folder}/tokenizer.json", tokenizer, state)],
             plan,
+            partition,
             config,
             options.get("backend", "onnxruntime"),
         )
@@ -61,6 +66,9 @@ def test_a_path_or_a_time_does_not_matter() -> None:
         {"plan": replace(PLAN, tokens_per_block=32)},
         {"plan": replace(PLAN, max_seq_len=32)},
         {"plan": replace(PLAN, notes=("a note",))},
+        {"partition": Partition(Mapping.of(2, 1), (4,))},
+        {"partition": Partition(Mapping.of(1, 2), (2, 2))},
+        {"partition": Partition(Mapping.of(1, 2), (1, 3))},
         {"config": BuildConfig(max_seq_len=64)},  # the manifest keeps whether it was given
     ],
 )
@@ -72,7 +80,7 @@ def test_a_file_that_is_absent_matters() -> None:
     weights = [hashed("model.safetensors", "aa")]
     config = BuildConfig()
     keys = {
-        cache_key(describe_build(weights, companions, PLAN, config, "onnxruntime"))
+        cache_key(describe_build(weights, companions, PLAN, ONE_RANK, config, "onnxruntime"))
         for companions in ([], [hashed("vocab.json", "bb")], [hashed("vocab.txt", "bb")])
     }
     assert len(keys) == 3
@@ -86,12 +94,13 @@ def test_every_option_is_in_it() -> None:
 
 
 def test_an_auto_is_as_good_as_what_it_stands_for() -> None:
-    given = BuildConfig(dtype="float32", kv_cache_dtype="bfloat16")
+    given = BuildConfig(dtype="float32", kv_cache_dtype="bfloat16", tensor_parallel_size=1, pipeline_parallel_size=1)
     assert cache_key(describe(config=given)) == cache_key(describe())
 
 
 def test_every_resolved_option_is_one_of_both() -> None:
-    assert {*RESOLVED_OPTIONS} <= {*asdict(PLAN)} & {*asdict(BuildConfig())}
+    resolved = {*asdict(PLAN), *asdict(ONE_RANK.mapping)}
+    assert {*RESOLVED_OPTIONS} <= resolved & {*asdict(BuildConfig())}
 
 
 class TestToolchain:

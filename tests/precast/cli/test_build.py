@@ -36,12 +36,32 @@ def test_options_reach_the_builder(precast: Precast, tiny_llama: Callable[..., P
         "dtype": "bfloat16",
         "kv_cache_dtype": "float32",
         "max_seq_len": 64,
+        "tensor_parallel_size": 1,
+        "pipeline_parallel_size": 1,
         "notes": [],
         "cache": None,
         "verification": None,
     }
     manifest = read_manifest(tmp_path / "engine")
     assert (manifest.build.tokens_per_block, manifest.model.max_seq_len) == (32, 64)
+
+
+def test_ranks(precast: Precast, tiny_llama: Callable[..., Path], tmp_path: Path) -> None:
+    sizes = ("--tp", 2, "--pp", 2, "--workers", 2)
+    result = precast("build", tiny_llama("gqa"), "--output", tmp_path / "engine", *sizes)
+    assert (result.status, result.err) == (0, "")
+    assert ", KV cache float32, 4 ranks, " in result.out
+    assert len(read_manifest(tmp_path / "engine").ranks) == 4
+    refused = precast("build", tiny_llama("gqa"), "--output", tmp_path / "other", "--tensor-parallel-size", 3)
+    assert (refused.status, refused.out) == (1, "")
+    assert refused.err.endswith("layer 0 has 4 attention heads; sizes that work: 1, 2, 4\n")
+    for option, value, message in [
+        ("--workers", 0, "num_processes must be at least 1, got 0"),
+        ("--pp", 0, "pipeline_parallel_size must be from 1 to 32768, not 0"),
+        ("--tp", -1, "tensor_parallel_size must be from 1 to 32768, not -1"),
+    ]:
+        refused = precast("build", tiny_llama("gqa"), "--output", tmp_path / "other", option, value)
+        assert (refused.status, refused.err) == (1, f"precast: error: {message}\n")
 
 
 def test_notes_are_printed(precast: Precast, tiny_llama: Callable[..., Path], tmp_path: Path) -> None:

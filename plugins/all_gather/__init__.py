@@ -1,0 +1,1 @@
+"""AllGather: the ranks' columns side by side."""

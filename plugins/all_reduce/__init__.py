@@ -1,0 +1,1 @@
+"""AllReduce: the sum of what the ranks of a stage have."""

@@ -1,0 +1,1 @@
+"""Receive: rows from the stage before."""

@@ -1,0 +1,1 @@
+"""Send: rows to the next stage of a pipeline."""
