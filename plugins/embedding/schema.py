@@ -13,8 +13,8 @@ Attributes
     rows       int                rows of the table: the vocabulary, or a slice of it
     features   int                H
     layout     string             one of precast.plugins.layouts
-    row_start  int                token id of the table's first row; >= 0, absent: 0
-    is_slice   int                1: other ranks have the vocabulary's other rows; 0 or absent: the table has all
+    row_start  int                token id of the table's first row; >= 0
+    is_slice   int                1: other ranks have the vocabulary's other rows; 0: the table has all
 
 Ranks that have a slice each add up their outputs (AllReduce): one of them gives the row, and all others zeros.
 

@@ -72,6 +72,31 @@ TEST("embedding: an id outside the table is found before anything is read, the f
            "Embedding: token_ids[1] is -1, outside the table of 35 rows");
 }
 
+TEST("embedding: a slice of the vocabulary gives its rows, and zeros for every other id") {
+  for (const WeightLayout layout : layouts) {
+    World world(layout, 20, 5, {100, 119, 99, 120, 0, -1, 107});
+    world.shape.row_start = 100;
+    world.shape.is_slice = true;
+    CHECK_EQ(find_error(world.args()), "");
+    test::ThreadsForTests threads(3);
+    embedding(best_kernel_level(), world.args(), threads.parallel_for());
+    const std::vector<std::int32_t> token_ids = world.token_ids;
+    const std::vector<float> y = world.y;
+    for (std::size_t token = 0; token < token_ids.size(); ++token) {
+      const std::int32_t row = token_ids[token] - 100;
+      const bool is_inside = row >= 0 && row < 20;
+      world.token_ids[token] = is_inside ? row : 0;
+      for (std::size_t h = 0; h < 5; ++h) CHECK_EQ(y[token * 5 + h], is_inside ? world.expected(token, h) : 0.0f);
+    }
+  }
+}
+
+TEST("embedding: a table that starts behind 0 and is no slice has no other ids") {
+  World world(WeightLayout::x16k1_f32, 20, 5, {100, 99});
+  world.shape.row_start = 100;
+  CHECK_EQ(find_error(world.args()), "Embedding: token_ids[1] is 99, outside the table of 20 rows");
+}
+
 TEST("embedding: a table of another size is an error that says both sizes") {
   World world(WeightLayout::x16k1_f32, 17, 4, {0});
   EmbeddingArgs args = world.args();

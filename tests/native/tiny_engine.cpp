@@ -40,7 +40,11 @@ TinyEngine::TinyEngine(bool bf16, std::array<std::int64_t, num_layers> windows) 
   graph.nodes.push_back({"Embedding",
                          {"token_ids", "embedding"},
                          {"x.0"},
-                         {{"rows", vocab_size}, {"features", hidden_size}, {"layout", layout}}});
+                         {{"rows", vocab_size},
+                          {"features", hidden_size},
+                          {"layout", layout},
+                          {"row_start", std::int64_t{0}},
+                          {"is_slice", std::int64_t{0}}}});
   const std::vector<float> frequencies = inverse_frequencies(head_dim);
   add_weight("inv_freq", "plain", {1, frequencies.size()}, float_bytes(frequencies));
   for (std::int64_t i = 0; i < num_layers; ++i) add_layer(i);

@@ -38,6 +38,23 @@ def test_rows_come_back_exactly(layout: str, rows: int, features: int, draws: li
     np.testing.assert_array_equal(y, weights[token_ids].astype(np.float32))
 
 
+def test_slices_add_up_to_the_table() -> None:
+    weights = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
+    token_ids = np.arange(40, dtype=np.int32)
+    total = np.zeros((40, 6), np.float32)
+    for start in (0, 32):  # the second one padded, as a rank's is
+        rows = np.concatenate([weights, np.zeros((24, 6), np.float32)])[start : start + 32]
+        attributes = EmbeddingAttributes(32, 6, "x16k1.f32/1", row_start=start, is_slice=1)
+        total += embedding(token_ids, pack("x16k1.f32/1", [rows]), attributes)
+    np.testing.assert_array_equal(total, weights)
+
+
+@pytest.mark.parametrize(("row_start", "is_slice"), [(-1, 0), (0, 2)])
+def test_a_slice_that_is_none_is_refused(row_start: int, is_slice: int) -> None:
+    with pytest.raises(ValueError, match=f"row_start is {row_start}, .* and is_slice {is_slice}, which must be 0 or 1"):
+        EmbeddingAttributes(5, 3, "x16k1.f32/1", row_start, is_slice)
+
+
 @pytest.mark.parametrize("token_id", [-1, 5, 2**31 - 1])
 def test_an_id_outside_the_table_is_an_error(token_id: int) -> None:
     table = pack("x16k1.f32/1", [np.zeros((5, 3), np.float32)])

@@ -238,7 +238,7 @@ def test_wrong_shapes_of_linear(portable: Any) -> None:
 
 def test_wrong_inputs_of_the_small_ops(portable: Any) -> None:
     table = np.zeros(512, np.uint8)
-    attributes = {"rows": 16, "features": 8, "layout": "x16k1.f32/1"}
+    attributes = {"rows": 16, "features": 8, "layout": "x16k1.f32/1", "row_start": 0, "is_slice": 0}
     session = OpSession(portable, embedding_op, attributes, {"token_ids": INT32, "table": table}, ["y"])
     for token_id in (16, -1):
         with pytest.raises(REFUSED, match=KERNEL % "Embedding" + rf".*token_ids\[1\] is {token_id}"):

@@ -23,9 +23,19 @@ void gather_bf16(const std::uint32_t* unit, std::size_t features, float* y) noex
   }
 }
 
+// Its row of the table; at least `rows` where there is none. A negative id becomes larger than any row.
+std::size_t row_of(const EmbeddingArgs& args, std::size_t token) noexcept {
+  return static_cast<std::size_t>(static_cast<std::uint32_t>(args.token_ids[token])) - args.shape.row_start;
+}
+
 void gather(const EmbeddingArgs& args, std::size_t token) noexcept {
-  const auto& [rows, features, layout] = args.shape;
-  const auto row = static_cast<std::size_t>(args.token_ids[token]);
+  const std::size_t features = args.shape.features;
+  const WeightLayout layout = args.shape.layout;
+  const std::size_t row = row_of(args, token);
+  if (row >= args.shape.rows) {  // of a slice
+    std::fill_n(args.y + token * features, features, 0.0f);
+    return;
+  }
   const auto* const table = reinterpret_cast<const std::uint32_t*>(args.table);
   const std::size_t tile_units = lines_per_tile(layout, features) * tile_outputs;
   const std::uint32_t* const unit = table + row / tile_outputs * tile_units + row % tile_outputs;
@@ -36,7 +46,7 @@ void gather(const EmbeddingArgs& args, std::size_t token) noexcept {
 }  // namespace
 
 std::string find_error(const EmbeddingArgs& args) {
-  const auto& [rows, features, layout] = args.shape;
+  const auto& [rows, features, layout, row_start, is_slice] = args.shape;
   const std::optional<std::size_t> size_bytes = packed_size_bytes(layout, rows, features);
   if (size_bytes != args.table_size_bytes) {
     return "Embedding: a table of " + std::to_string(rows) + " rows and " + std::to_string(features) +
@@ -44,9 +54,8 @@ std::string find_error(const EmbeddingArgs& args) {
            (size_bytes ? " has " + std::to_string(*size_bytes) + " bytes, not " + std::to_string(args.table_size_bytes)
                        : std::string(" is no matrix"));
   }
-  for (std::size_t t = 0; t < args.num_tokens; ++t) {
-    // A negative id becomes larger than any row.
-    if (static_cast<std::uint32_t>(args.token_ids[t]) >= rows) {
+  for (std::size_t t = 0; t < args.num_tokens && !is_slice; ++t) {
+    if (row_of(args, t) >= rows) {
       return "Embedding: token_ids[" + std::to_string(t) + "] is " + std::to_string(args.token_ids[t]) +
              ", outside the table of " + std::to_string(rows) + " rows";
     }

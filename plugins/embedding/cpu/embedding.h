@@ -13,9 +13,11 @@ namespace precast {
 
 // The op's attributes, as in schema.py.
 struct EmbeddingShape {
-  std::size_t rows = 0;      // the vocabulary
+  std::size_t rows = 0;      // the vocabulary, or a slice of it
   std::size_t features = 0;  // H
   WeightLayout layout = WeightLayout::x16k1_f32;
+  std::size_t row_start = 0;  // token id of the first row
+  bool is_slice = false;      // ids outside the table give zeros
 };
 
 // One call. Arrays are row-major and belong to the caller; `y` overlaps nothing else.

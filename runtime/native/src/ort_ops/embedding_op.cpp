@@ -15,7 +15,9 @@ class EmbeddingKernel final : public OpKernel {
       : level_(state.level),
         shape_{.rows = node.positive_integer("rows"),
                .features = node.positive_integer("features"),
-               .layout = read_weight_layout(node)} {}
+               .layout = read_weight_layout(node),
+               .row_start = node.integer("row_start", 0, INT32_MAX),
+               .is_slice = node.integer("is_slice", 0, 1) == 1} {}
 
   void compute(NodeCall& call) override {
     const TensorView token_ids = call.input(0, {any});

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <mutex>
 
+#include "plugins/collectives/cpu/communicator.h"
 #include "plugins/cpu/kernel.h"
 #include "plugins/cpu/scratch.h"
 #include "runtime/native/src/pool_memory.h"
@@ -14,6 +15,7 @@ struct KernelState {
   KernelLevel level = KernelLevel::portable;
   std::size_t num_threads = 1;        ///< a hint for splitting work
   const PoolMemory* pools = nullptr;  ///< where KV pools must lie; null: anywhere
+  Communicator* communicator = nullptr;  ///< to the engine's other ranks; null: there are none
   Scratch scratch;                    ///< under `mutex`: a session may be run by several threads at once
   std::mutex mutex;
 };

@@ -83,7 +83,8 @@ OrtOps::OrtOps(const ort::Api& api, KernelState& state)
       domain_(ort::make<ort::CustomOpDomain>(api, api.ReleaseCustomOpDomain, "create the domain ai.precast",
                                              [&](auto** out) { return api.CreateCustomOpDomain(domain_name, out); })) {
   for (const OpDescription* description :
-       {&embedding_op, &gated_activation_op, &linear_op, &paged_attention_op, &rms_norm_op}) {
+       {&all_gather_op, &all_reduce_op, &embedding_op, &gated_activation_op, &linear_op, &paged_attention_op,
+        &receive_op, &rms_norm_op, &send_op}) {
     const Op& op = ops_.emplace_back(*description, state);
     ort::check(api, api.CustomOpDomain_Add(domain_.get(), &op), "add an op to the domain ai.precast");
   }

@@ -28,11 +28,15 @@ struct OpDescription {
   std::unique_ptr<OpKernel> (*create)(const NodeInfo& node, KernelState& state);  ///< throws Error
 };
 
+extern const OpDescription all_gather_op;
+extern const OpDescription all_reduce_op;
 extern const OpDescription embedding_op;
 extern const OpDescription gated_activation_op;
 extern const OpDescription linear_op;
 extern const OpDescription paged_attention_op;
+extern const OpDescription receive_op;
 extern const OpDescription rms_norm_op;
+extern const OpDescription send_op;
 
 /// The domain ai.precast, version 1, for one or more sessions. Outlives them.
 class OrtOps {
