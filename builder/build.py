@@ -94,6 +94,7 @@ def _build_ranks(
     jobs = [
         RankJob(
             checkpoint=str(checkpoint.path.absolute()),
+            tokenizer=str(checkpoint.tokenizer.absolute()),
             output=str(writer.path),
             rank=rank,
             partition=partition,

@@ -20,6 +20,7 @@ def build(
     output_dir: Path,
     *,
     revision: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     num_processes: int | None = None,
     overwrite: bool = False,
     dump_graphs: Path | None = None,
@@ -28,6 +29,7 @@ def build(
     """Builds the checkpoint ``model`` (a directory or hub id) into ``output_dir``.
 
     Args:
+        tokenizer: a directory whose tokenizer goes into the engine instead of the checkpoint's own.
         num_processes: ranks that are built at a time; None: as many as there are processors.
         options: the fields of a BuildConfig.
 
@@ -45,7 +47,7 @@ def build(
 
     _check_num_processes(num_processes)
     config = BuildConfig(**options)
-    with BytesBar() as bar, open_checkpoint(model, revision=revision) as checkpoint:
+    with BytesBar() as bar, open_checkpoint(model, revision=revision, tokenizer=tokenizer) as checkpoint:
         return build_engine(
             checkpoint,
             output_dir,
@@ -62,6 +64,7 @@ def build_in_cache(
     cache: BuildCacheConfig,
     *,
     revision: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     num_processes: int | None = None,
     **options: Any,
 ) -> CachedEngine:
@@ -81,7 +84,7 @@ def build_in_cache(
 
     _check_num_processes(num_processes)
     config = BuildConfig(**options)
-    with BytesBar() as bar, open_checkpoint(model, revision=revision) as checkpoint:
+    with BytesBar() as bar, open_checkpoint(model, revision=revision, tokenizer=tokenizer) as checkpoint:
         return build_cached(
             checkpoint,
             open_build_cache(cache),
@@ -126,6 +129,7 @@ def convert(
     tensor_parallel_size: int,
     pipeline_parallel_size: int,
     revision: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
 ) -> Partition:
     """Divides the checkpoint ``model`` (a directory or hub id) into one file for each rank, in ``output_dir``.
 
@@ -142,7 +146,7 @@ def convert(
         raise _not_installed(error) from error
 
     mapping = Mapping.of(tensor_parallel_size, pipeline_parallel_size)
-    with BytesBar() as bar, open_checkpoint(model, revision=revision) as checkpoint:
+    with BytesBar() as bar, open_checkpoint(model, revision=revision, tokenizer=tokenizer) as checkpoint:
         return convert_checkpoint(checkpoint, output_dir, mapping, progress=bar)
 
 

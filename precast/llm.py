@@ -31,7 +31,7 @@ class LLM(GenerateMethods, StatsMethods):
         model: an engine directory, which is loaded; or a Hugging Face checkpoint directory or hub id, which is
             built first, into a temporary directory unless ``workspace`` names one or ``enable_build_cache`` keeps
             it. :meth:`save` keeps the engine.
-        tokenizer: a folder with another ``tokenizer.json``.
+        tokenizer: a folder with another ``tokenizer.json``; where an engine is built, it goes into that.
         tokenizer_mode: "auto" only; there is one tokenizer library, the fast one.
         skip_tokenizer_init: prompts are token ids and outputs have no text.
         trust_remote_code: must stay False. No code of a checkpoint is ever run.
@@ -83,7 +83,7 @@ class LLM(GenerateMethods, StatsMethods):
             _refuse_build_options(model, dtype, revision, sorted_options)
             self.engine_dir = Path(model)
         else:
-            self.engine_dir = self._build(model, dtype, revision, sorted_options)
+            self.engine_dir = self._build(model, tokenizer, dtype, revision, sorted_options)
         try:
             self._load(tokenizer, skip_tokenizer_init, sorted_options)
         except BaseException:
@@ -92,7 +92,14 @@ class LLM(GenerateMethods, StatsMethods):
 
     # ----------------------------------------------------------------------------------- building, loading, keeping
 
-    def _build(self, model: str | os.PathLike[str], dtype: str, revision: str | None, options: Options) -> Path:
+    def _build(
+        self,
+        model: str | os.PathLike[str],
+        tokenizer: str | os.PathLike[str] | None,
+        dtype: str,
+        revision: str | None,
+        options: Options,
+    ) -> Path:
         if Path(model).is_dir() and not (Path(model) / "config.json").exists():
             raise ValueError(
                 f"{model} is neither an engine (it has no engine.json) nor a checkpoint (it has no config.json)"
@@ -103,6 +110,7 @@ class LLM(GenerateMethods, StatsMethods):
             "tensor_parallel_size": 1,  # also of a checkpoint that is divided between more ranks
             "pipeline_parallel_size": 1,
             "revision": revision,
+            "tokenizer": tokenizer,
             **options.build,
         }
         if options.build_cache is not None:

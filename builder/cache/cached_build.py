@@ -89,7 +89,7 @@ def _build(
 ) -> None:
     from precast.builder.build import build_engine
 
-    with open_checkpoint(checkpoint.path) as hashed:
+    with open_checkpoint(checkpoint.path, tokenizer=checkpoint.tokenizer) as hashed:
         if hashed.config != checkpoint.config:
             raise BuildError(f"{checkpoint.path}: its config changed while it was opened: build again")
         build_engine(hashed, output_dir, config, backend=backend, num_processes=num_processes, progress=progress)

@@ -34,12 +34,14 @@ class RankJob:
 
     Attributes:
         checkpoint: Its directory, absolute.
+        tokenizer: That of its tokenizer, absolute.
         output: Where the engine is written, absolute.
         dump_graphs: A directory for this rank's graphs, or "".
         parent_pid: Of the process that wants it: this one ends with that.
     """
 
     checkpoint: str
+    tokenizer: str
     output: str
     rank: int
     partition: Partition

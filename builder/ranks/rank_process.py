@@ -53,7 +53,7 @@ def _take_standard_output() -> TextIO:
 
 
 def _build(job: RankJob, answers: TextIO) -> BuiltRank:
-    with open_checkpoint(job.checkpoint) as checkpoint:
+    with open_checkpoint(job.checkpoint, tokenizer=job.tokenizer) as checkpoint:
         return build_rank(
             checkpoint,
             rank_model(checkpoint.config, job.partition, job.rank),

@@ -34,10 +34,15 @@ class RankFiles:
                 f"{len(missing)} have no file: copy the missing files"
             )
         self._files = [SafetensorsFile(path) for path in paths]
+        self._infos = [file.infos() for file in self._files]
+
+    def __contains__(self, name: str) -> bool:
+        rank, tensor = self._find(name)
+        return tensor in self._infos[rank]
 
     def names(self, rank: int) -> tuple[str, ...]:
         """The names within a rank's file."""
-        return tuple(self._files[rank].infos())
+        return tuple(self._infos[rank])
 
     def path(self, rank: int) -> Path:
         return self._files[rank].path
@@ -46,23 +51,23 @@ class RankFiles:
         return tuple(file.path for file in self._files)
 
     def info(self, name: str) -> TensorInfo:
-        file, tensor = self._find(name)
-        return file.infos()[tensor]
+        rank, tensor = self._find(name)
+        return self._infos[rank][tensor]
 
     def tensor(self, name: str) -> NDArray[Any]:
         """A read-only view of a mapped file. Raises UnsupportedDtypeError."""
-        file, tensor = self._find(name)
-        return file.tensor(tensor)
+        rank, tensor = self._find(name)
+        return self._files[rank].tensor(tensor)
 
     def release(self, name: str) -> None:
         """Let the system take back the memory that reading a tensor made resident."""
-        file, tensor = self._find(name)
-        file.release(tensor)
+        rank, tensor = self._find(name)
+        self._files[rank].release(tensor)
 
     def close(self) -> None:
         for file in self._files:
             file.close()
 
-    def _find(self, name: str) -> tuple[SafetensorsFile, str]:
+    def _find(self, name: str) -> tuple[int, str]:
         rank, _, tensor = name.partition("/")
-        return self._files[int(rank.removeprefix("rank"))], tensor
+        return int(rank.removeprefix("rank")), tensor

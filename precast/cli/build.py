@@ -24,6 +24,7 @@ _BUILD_ARGUMENTS = (
     "pipeline_parallel_size",
     "num_processes",
     "revision",
+    "tokenizer",
 )
 
 
@@ -31,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a checkpoint's directory, or the id of one on the hub")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the engine directory to make")
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
+    parser.add_argument(
+        "--tokenizer", metavar="DIR", help="a directory with tokenizer and configs, for a checkpoint that has none"
+    )
     parser.add_argument(
         "--dtype",
         default="auto",

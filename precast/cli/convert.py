@@ -13,6 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a checkpoint's directory, or the id of one on the hub")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the directory to make")
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
+    parser.add_argument(
+        "--tokenizer", metavar="DIR", help="a directory with tokenizer and configs, for a checkpoint that has none"
+    )
     add_parallel_arguments(parser, default="1")
 
 
@@ -25,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
         tensor_parallel_size=args.tensor_parallel_size or 1,
         pipeline_parallel_size=args.pipeline_parallel_size or 1,
         revision=args.revision,
+        tokenizer=args.tokenizer,
     )
     mapping = partition.mapping
     if args.json:

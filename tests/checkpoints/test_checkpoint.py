@@ -51,6 +51,18 @@ def test_opening_needs_no_torch(tiny_llama: Callable[[str], Path], tmp_path: Pat
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=tmp_path)
 
 
+def test_another_tokenizer(tiny_llama: Callable[[str], Path], writable: Writable) -> None:
+    """Everything but the config is that directory's, the special tokens of its generation config too."""
+    other = writable("eos_list")
+    (other / "tokenizer_config.json").unlink()
+    with open_checkpoint(tiny_llama("gqa"), tokenizer=other) as checkpoint:
+        files = {file.name: file.parent for file in checkpoint.companion_files()}
+        assert files["config.json"] == tiny_llama("gqa")
+        assert files["tokenizer.json"] == files["generation_config.json"] == other
+        assert "tokenizer_config.json" not in files
+        assert checkpoint.config.eos_token_ids == (1, 7)
+
+
 def test_without_generation_config_the_config_suffices(writable: Writable) -> None:
     path = writable("eos_list")
     (path / "generation_config.json").unlink()

@@ -85,7 +85,7 @@ prompts = st.builds(
 cases = st.builds(
     Case,
     prompt=prompts,
-    max_tokens=st.integers(1, 12),
+    max_tokens=st.integers(2, 12),  # at least the min_tokens of SAMPLINGS
     sampling=st.sampled_from(SAMPLINGS),
     salt=st.sampled_from([b"", b"", b"other"]),
     priority=st.sampled_from([0.5, 0.5, 0.9]),
