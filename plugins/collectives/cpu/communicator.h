@@ -44,6 +44,9 @@ class Communicator {
   // The oldest x that the same tensor rank of the stage before has sent and that was not received yet. Throws if that is of
   // another size.
   virtual void receive(std::span<float> y) = 0;
+
+  // Says that this rank is alive, whatever it computes. Cheap; whoever computes a node calls it.
+  virtual void heartbeat() noexcept = 0;
 };
 
 }  // namespace precast

@@ -71,6 +71,7 @@ ort::Status* OrtOps::create_kernel(const ort::CustomOp* op, const ort::Api* api,
 ort::Status* OrtOps::compute(void* kernel, ort::KernelContext* context) noexcept {
   const Kernel& self = *static_cast<Kernel*>(kernel);
   return guarded(self.api, [&] {
+    if (self.op.state.communicator != nullptr) self.op.state.communicator->heartbeat();
     NodeCall call(self.api, *context, self.node, self.op.description.inputs, self.op.state.num_threads);
     self.kernel->compute(call);
   });

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "plugins/collectives/cpu/rank_memory.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <stdexcept>
+#include <utility>
+
+#include "plugins/collectives/cpu/futex.h"
+
+namespace precast {
+namespace {
+
+constexpr std::uint64_t magic = 0x3130'4b4e'4152'4350;  // "PCRANK01"
+constexpr std::uint32_t layout_version = 1;
+constexpr std::size_t header_bytes = 4096;
+constexpr std::size_t max_reason_bytes = 1024;
+
+enum Failure : std::uint32_t { none = 0, being_written = 1, written = 2 };
+
+struct Header {
+  std::uint64_t magic;
+  std::uint32_t layout_version;
+  std::uint32_t num_slots;
+  std::uint64_t tensor_parallel_size;
+  std::uint64_t pipeline_parallel_size;
+  std::uint64_t buffer_bytes;
+  std::uint64_t slot_bytes;
+  alignas(64) std::atomic<std::uint32_t> failure;
+  std::uint32_t reason_bytes;
+  char reason[max_reason_bytes];
+};
+static_assert(sizeof(Header) <= header_bytes);
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
+
+Header& header(const SharedMemory& memory) noexcept { return *reinterpret_cast<Header*>(memory.data()); }
+
+std::size_t rank_bytes(const RankMemorySizes& sizes) noexcept {
+  return sizeof(RankState) + sizeof(ChannelState) + 2 * sizes.buffer_bytes + sizes.num_slots * sizes.slot_bytes;
+}
+
+std::size_t total_bytes(const RankMemorySizes& sizes) noexcept {
+  return header_bytes + sizes.world_size() * rank_bytes(sizes);
+}
+
+void check(const RankMemorySizes& sizes) {
+  constexpr std::size_t most = std::size_t{1} << 32;
+  const auto is_size = [](std::size_t bytes) { return bytes >= 128 && bytes <= most && bytes % 64 == 0; };
+  const bool is_mapping = sizes.tensor_parallel_size >= 1 && sizes.pipeline_parallel_size >= 1 &&
+                          sizes.tensor_parallel_size <= 1 << 15 && sizes.pipeline_parallel_size <= 1 << 15;
+  if (!is_mapping || !is_size(sizes.buffer_bytes) || !is_size(sizes.slot_bytes) || sizes.num_slots < 1 ||
+      sizes.num_slots > 1 << 16 || rank_bytes(sizes) > std::numeric_limits<std::size_t>::max() / (sizes.world_size() + 1)) {
+    throw std::invalid_argument("memory for " + std::to_string(sizes.tensor_parallel_size) + " x " +
+                                std::to_string(sizes.pipeline_parallel_size) + " ranks with buffers of " +
+                                std::to_string(sizes.buffer_bytes) + " bytes and " + std::to_string(sizes.num_slots) +
+                                " slots of " + std::to_string(sizes.slot_bytes) + " cannot be laid out");
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<RankMemory> RankMemory::create(const RankMemorySizes& sizes) {
+  check(sizes);
+  std::shared_ptr<SharedMemory> memory = SharedMemory::create(total_bytes(sizes));
+  // All else is zeros, which is what counters and flags begin with.
+  new (memory->data()) Header{.magic = magic,
+                              .layout_version = layout_version,
+                              .num_slots = static_cast<std::uint32_t>(sizes.num_slots),
+                              .tensor_parallel_size = sizes.tensor_parallel_size,
+                              .pipeline_parallel_size = sizes.pipeline_parallel_size,
+                              .buffer_bytes = sizes.buffer_bytes,
+                              .slot_bytes = sizes.slot_bytes,
+                              .failure = none,
+                              .reason_bytes = 0,
+                              .reason = {}};
+  return std::shared_ptr<RankMemory>(new RankMemory(std::move(memory), sizes));
+}
+
+std::shared_ptr<RankMemory> RankMemory::open(std::shared_ptr<SharedMemory> memory) {
+  if (memory->size_bytes() < header_bytes || header(*memory).magic != magic) {
+    throw std::invalid_argument("the shared memory is not one of precast's ranks");
+  }
+  const Header& found = header(*memory);
+  if (found.layout_version != layout_version) {
+    throw std::invalid_argument("the shared memory has layout " + std::to_string(found.layout_version) +
+                                ", and this precast knows layout " + std::to_string(layout_version) +
+                                ": all ranks must run the same version");
+  }
+  const RankMemorySizes sizes{.tensor_parallel_size = found.tensor_parallel_size,
+                              .pipeline_parallel_size = found.pipeline_parallel_size,
+                              .buffer_bytes = found.buffer_bytes,
+                              .slot_bytes = found.slot_bytes,
+                              .num_slots = found.num_slots};
+  check(sizes);
+  if (memory->size_bytes() != total_bytes(sizes)) {
+    throw std::invalid_argument("the shared memory has " + std::to_string(memory->size_bytes()) +
+                                " bytes, and its header speaks of " + std::to_string(total_bytes(sizes)));
+  }
+  return std::shared_ptr<RankMemory>(new RankMemory(std::move(memory), sizes));
+}
+
+RankMemory::RankMemory(std::shared_ptr<SharedMemory> memory, const RankMemorySizes& sizes)
+    : memory_(std::move(memory)), sizes_(sizes) {}
+
+std::byte* RankMemory::rank_data(std::size_t rank) const noexcept {
+  return memory_->data() + header_bytes + rank * rank_bytes(sizes_);
+}
+
+RankState& RankMemory::state(std::size_t rank) const noexcept {
+  return *reinterpret_cast<RankState*>(rank_data(rank));
+}
+
+ChannelState& RankMemory::channel(std::size_t rank) const noexcept {
+  return *reinterpret_cast<ChannelState*>(rank_data(rank) + sizeof(RankState));
+}
+
+float* RankMemory::buffer(std::size_t rank, std::size_t turn) const noexcept {
+  std::byte* const buffers = rank_data(rank) + sizeof(RankState) + sizeof(ChannelState);
+  return reinterpret_cast<float*>(buffers + turn * sizes_.buffer_bytes);
+}
+
+SlotHeader& RankMemory::slot(std::size_t rank, std::size_t index) const noexcept {
+  std::byte* const slots = rank_data(rank) + sizeof(RankState) + sizeof(ChannelState) + 2 * sizes_.buffer_bytes;
+  return *reinterpret_cast<SlotHeader*>(slots + index * sizes_.slot_bytes);
+}
+
+float* RankMemory::slot_floats(std::size_t rank, std::size_t index) const noexcept {
+  return reinterpret_cast<float*>(reinterpret_cast<std::byte*>(&slot(rank, index)) + 64);
+}
+
+void RankMemory::fail(std::string_view reason) const noexcept {
+  Header& shared = header(*memory_);
+  std::uint32_t expected = none;
+  if (!shared.failure.compare_exchange_strong(expected, being_written)) return;
+  shared.reason_bytes = static_cast<std::uint32_t>(std::min(reason.size(), max_reason_bytes));
+  std::memcpy(shared.reason, reason.data(), shared.reason_bytes);
+  shared.failure.store(written);
+  for (std::size_t rank = 0; rank < sizes_.world_size(); ++rank) {
+    futex_wake_all(state(rank).arrived);
+    futex_wake_all(channel(rank).sent);
+    futex_wake_all(channel(rank).received);
+  }
+}
+
+bool RankMemory::has_failed() const noexcept {
+  return header(*memory_).failure.load(std::memory_order_acquire) == written;
+}
+
+std::string RankMemory::failure() const {
+  const Header& shared = header(*memory_);
+  return {shared.reason, std::min<std::size_t>(shared.reason_bytes, max_reason_bytes)};
+}
+
+}  // namespace precast

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "plugins/collectives/cpu/shared_memory_communicator.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <string>
+#include <utility>
+
+#include "plugins/collectives/cpu/futex.h"
+
+#if defined(PRECAST_X86)
+#include <immintrin.h>
+#endif
+
+namespace precast {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds longest_sleep{50};  // a rank that waits shows that it lives at least as often
+constexpr std::size_t floats_per_task = 32 * 1024;
+constexpr std::size_t default_shared_sum_floats = 64 * 1024;
+constexpr int kind_shift = 56;
+
+void pause() noexcept {
+#if defined(PRECAST_X86)
+  _mm_pause();
+#endif
+}
+
+// Whether a counter that wraps around has come to `target`.
+bool reached(std::uint32_t value, std::uint32_t target) noexcept {
+  return static_cast<std::int32_t>(value - target) >= 0;
+}
+
+// Counts a word up for those who wait for it. Sequentially consistent, as the sleepers' count is: either they are seen
+// here, or they see the new value before they sleep.
+void publish(std::atomic<std::uint32_t>& word, const std::atomic<std::uint32_t>& sleepers, std::uint32_t value) noexcept {
+  word.store(value);
+  if (sleepers.load() != 0) futex_wake_all(word);
+}
+
+template <typename F>
+void in_tasks(std::size_t size, const ParallelFor& parallel_for, F&& f) {
+  if (size <= floats_per_task || parallel_for.threads() == 1) {
+    f(std::size_t{0}, size);
+    return;
+  }
+  parallel_for((size + floats_per_task - 1) / floats_per_task, [&](std::size_t task) {
+    f(task * floats_per_task, std::min((task + 1) * floats_per_task, size));
+  });
+}
+
+void copy(const float* from, std::size_t count, float* to) noexcept { std::memcpy(to, from, count * sizeof(float)); }
+
+std::string name(std::size_t rank) { return "rank " + std::to_string(rank); }
+
+}  // namespace
+
+SharedMemoryCommunicator::SharedMemoryCommunicator(std::shared_ptr<RankMemory> memory, std::size_t rank,
+                                                   WaitOptions options)
+    : memory_(std::move(memory)),
+      rank_(rank),
+      num_tensor_ranks_(memory_->sizes().tensor_parallel_size),
+      stage_start_(rank - rank % num_tensor_ranks_),
+      options_(options),
+      shared_sum_floats_(default_shared_sum_floats) {
+  if (rank >= memory_->sizes().world_size()) {
+    throw CommunicatorError(name(rank) + " is not one of the " + std::to_string(memory_->sizes().world_size()) + " ranks");
+  }
+}
+
+void SharedMemoryCommunicator::all_reduce(std::span<const float> x, std::span<float> y, const ParallelFor& parallel_for) {
+  begin();
+  const std::size_t piece_floats = memory_->buffer_floats();
+  for (std::size_t begin = 0; begin < x.size(); begin += piece_floats) {
+    const std::size_t size = std::min(piece_floats, x.size() - begin);
+    float* const buffer = memory_->buffer(rank_, turn_);
+    in_tasks(size, parallel_for, [&](std::size_t first, std::size_t last) {
+      copy(x.data() + begin + first, last - first, buffer + first);
+    });
+    meet(Meeting::all_reduce, x.size());
+    if (size < shared_sum_floats_) {
+      sum_alone(y.subspan(begin, size), parallel_for);
+    } else {
+      sum_shared(x.size(), y.subspan(begin, size), parallel_for);
+    }
+    turn_ ^= 1;
+  }
+}
+
+void SharedMemoryCommunicator::sum_alone(std::span<float> y, const ParallelFor& parallel_for) {
+  in_tasks(y.size(), parallel_for,
+           [&](std::size_t first, std::size_t last) { add_up(first, last, y.data() + first); });
+}
+
+void SharedMemoryCommunicator::sum_shared(std::size_t size, std::span<float> y, const ParallelFor& parallel_for) {
+  const std::size_t share = (y.size() + num_tensor_ranks_ - 1) / num_tensor_ranks_;
+  const auto start = [&](std::size_t rank) { return std::min(rank * share, y.size()); };
+  const std::size_t mine = start(tensor_rank());
+  float* const buffer = memory_->buffer(rank_, turn_);
+  // Nobody else reads this rank's share of its buffer before the second meeting.
+  in_tasks(start(tensor_rank() + 1) - mine, parallel_for, [&](std::size_t first, std::size_t last) {
+    add_up(mine + first, mine + last, buffer + mine + first);
+  });
+  meet(Meeting::all_reduce, size);
+  for (std::size_t rank = 0; rank < num_tensor_ranks_; ++rank) {
+    const std::size_t begin = start(rank);
+    const float* const from = memory_->buffer(stage_start_ + rank, turn_) + begin;
+    in_tasks(start(rank + 1) - begin, parallel_for, [&](std::size_t first, std::size_t last) {
+      copy(from + first, last - first, y.data() + begin + first);
+    });
+  }
+}
+
+// y[i] = sum of the ranks' numbers at begin + i. `y` may be where one of them lies.
+void SharedMemoryCommunicator::add_up(std::size_t begin, std::size_t end, float* y) const noexcept {
+  constexpr std::size_t block = 1024;  // stays in the first cache while the ranks' numbers are added to it
+  std::array<float, block> sums;
+  for (std::size_t first = begin; first < end; first += block) {
+    const std::size_t count = std::min(block, end - first);
+    copy(memory_->buffer(stage_start_, turn_) + first, count, sums.data());
+    for (std::size_t rank = 1; rank < num_tensor_ranks_; ++rank) {
+      const float* const numbers = memory_->buffer(stage_start_ + rank, turn_) + first;
+      for (std::size_t i = 0; i < count; ++i) sums[i] += numbers[i];
+    }
+    copy(sums.data(), count, y + (first - begin));
+  }
+}
+
+void SharedMemoryCommunicator::all_gather(std::span<const float> x, std::size_t num_rows, std::size_t root,
+                                          std::span<float> y, std::size_t num_features, const ParallelFor& parallel_for) {
+  begin();
+  if (x.empty()) return;
+  const std::size_t num_columns = x.size() / num_rows;
+  const std::size_t piece_floats = memory_->buffer_floats();
+  for (std::size_t begin = 0; begin < x.size(); begin += piece_floats) {
+    const std::size_t size = std::min(piece_floats, x.size() - begin);
+    float* const buffer = memory_->buffer(rank_, turn_);
+    in_tasks(size, parallel_for, [&](std::size_t first, std::size_t last) {
+      copy(x.data() + begin + first, last - first, buffer + first);
+    });
+    meet(Meeting::all_gather, x.size());
+    for (std::size_t rank = 0; rank < num_tensor_ranks_ && tensor_rank() == root; ++rank) {
+      const float* const from = memory_->buffer(stage_start_ + rank, turn_);
+      const std::size_t column = rank * num_columns;  // of y, where this rank's columns begin
+      const std::size_t num_kept = column < num_features ? std::min(num_columns, num_features - column) : 0;
+      for (std::size_t i = 0; i < size;) {
+        const std::size_t row = (begin + i) / num_columns;
+        const std::size_t first = (begin + i) % num_columns;
+        const std::size_t last = std::min(num_columns, first + size - i);
+        if (first < num_kept) {
+          copy(from + i, std::min(last, num_kept) - first, y.data() + row * num_features + column + first);
+        }
+        i += last - first;
+      }
+    }
+    turn_ ^= 1;
+  }
+}
+
+void SharedMemoryCommunicator::send(std::span<const float> x) {
+  begin();
+  ChannelState& channel = memory_->channel(rank_);
+  const auto num_slots = static_cast<std::uint32_t>(memory_->sizes().num_slots);
+  const std::size_t receiver = rank_ + num_tensor_ranks_;
+  std::size_t done = 0;
+  do {  // a message without numbers is sent, too
+    const std::uint32_t number = channel.sent.load(std::memory_order_relaxed);
+    wait(channel.received, channel.received_sleepers, number + 1 - num_slots, receiver, "to receive");
+    const std::size_t size = std::min(memory_->slot_floats(), x.size() - done);
+    memory_->slot(rank_, number % num_slots) = {.message_floats = x.size(), .piece_floats = size};
+    copy(x.data() + done, size, memory_->slot_floats(rank_, number % num_slots));
+    publish(channel.sent, channel.sent_sleepers, number + 1);
+    done += size;
+  } while (done < x.size());
+}
+
+void SharedMemoryCommunicator::receive(std::span<float> y) {
+  begin();
+  const std::size_t sender = rank_ - num_tensor_ranks_;
+  ChannelState& channel = memory_->channel(sender);
+  const auto num_slots = static_cast<std::uint32_t>(memory_->sizes().num_slots);
+  std::size_t done = 0;
+  do {
+    const std::uint32_t number = channel.received.load(std::memory_order_relaxed);
+    wait(channel.sent, channel.sent_sleepers, number + 1, sender, "to send");
+    const SlotHeader& slot = memory_->slot(sender, number % num_slots);
+    if (slot.message_floats != y.size() || slot.piece_floats > y.size() - done) {
+      memory_->fail(name(sender) + " has sent " + std::to_string(slot.message_floats) + " numbers, and " + name(rank_) +
+                    " expects " + std::to_string(y.size()) + ": they compute different steps");
+      throw_failure();
+    }
+    copy(memory_->slot_floats(sender, number % num_slots), slot.piece_floats, y.data() + done);
+    done += slot.piece_floats;
+    publish(channel.received, channel.received_sleepers, number + 1);
+  } while (done < y.size());
+}
+
+void SharedMemoryCommunicator::heartbeat() noexcept {
+  memory_->state(rank_).heartbeat.fetch_add(1, std::memory_order_relaxed);
+}
+
+void SharedMemoryCommunicator::meet(Meeting what, std::size_t size) {
+  const std::uint32_t number = ++num_meetings_;
+  const std::uint64_t mine = static_cast<std::uint64_t>(what) << kind_shift | size;
+  RankState& state = memory_->state(rank_);
+  state.meeting[number % 2].store(mine, std::memory_order_relaxed);
+  publish(state.arrived, state.sleepers, number);
+  for (std::size_t rank = stage_start_; rank < stage_start_ + num_tensor_ranks_; ++rank) {
+    if (rank == rank_) continue;
+    RankState& other = memory_->state(rank);
+    wait(other.arrived, other.sleepers, number, rank, "to meet it");
+    check_meeting(rank, mine);
+  }
+}
+
+void SharedMemoryCommunicator::check_meeting(std::size_t rank, std::uint64_t mine) {
+  const std::uint64_t theirs = memory_->state(rank).meeting[num_meetings_ % 2].load(std::memory_order_relaxed);
+  if (theirs == mine) return;
+  const auto describe = [](std::uint64_t meeting) {
+    const auto kind = static_cast<Meeting>(meeting >> kind_shift);
+    const std::uint64_t size = meeting & ((std::uint64_t{1} << kind_shift) - 1);
+    return std::string(kind == Meeting::all_reduce ? "AllReduce" : "AllGather") + " of " + std::to_string(size) + " numbers";
+  };
+  memory_->fail(name(rank_) + " comes to an " + describe(mine) + ", and " + name(rank) + " to an " + describe(theirs) +
+                ": they compute different steps");
+  throw_failure();
+}
+
+void SharedMemoryCommunicator::wait(const std::atomic<std::uint32_t>& word, std::atomic<std::uint32_t>& sleepers,
+                                    std::uint32_t target, std::size_t awaited, const char* what) {
+  for (unsigned spin = 0; spin < options_.spins; ++spin) {
+    if (reached(word.load(std::memory_order_acquire), target)) return;
+    pause();
+  }
+  const std::atomic<std::uint32_t>& life = memory_->state(awaited).heartbeat;
+  std::uint32_t last_heartbeat = life.load(std::memory_order_relaxed);
+  Clock::time_point last_sign = Clock::now();
+  sleepers.fetch_add(1);
+  const auto leave = [&] { sleepers.fetch_sub(1); };
+  while (true) {
+    const std::uint32_t value = word.load();
+    if (reached(value, target)) return leave();
+    if (memory_->has_failed()) {
+      leave();
+      throw_failure();
+    }
+    const std::uint32_t now_heartbeat = life.load(std::memory_order_relaxed);
+    const Clock::time_point now = Clock::now();
+    if (now_heartbeat != last_heartbeat) {
+      last_heartbeat = now_heartbeat;
+      last_sign = now;
+    } else if (now - last_sign >= options_.rank_timeout) {
+      leave();
+      give_up(awaited, what);
+    }
+    heartbeat();
+    futex_wait(word, value, std::min(longest_sleep, options_.rank_timeout));
+  }
+}
+
+void SharedMemoryCommunicator::give_up(std::size_t awaited, const char* what) {
+  const auto seconds = static_cast<double>(options_.rank_timeout.count()) / 1000;
+  std::string shown = std::to_string(seconds);
+  shown.erase(shown.find_last_not_of('0') + 1);
+  if (shown.back() == '.') shown.pop_back();
+  memory_->fail(name(awaited) + " has made no progress for " + shown + " s, while " + name(rank_) + " waited for it " +
+                what);
+  throw_failure();
+}
+
+void SharedMemoryCommunicator::throw_failure() const {
+  // Another rank may be writing the reason just now, or may have been killed as it did.
+  for (const Clock::time_point start = Clock::now(); !memory_->has_failed(); pause()) {
+    if (Clock::now() - start > std::chrono::seconds(1)) throw CommunicatorError("a rank failed and could not say why");
+  }
+  throw CommunicatorError(memory_->failure());
+}
+
+void SharedMemoryCommunicator::begin() {
+  heartbeat();
+  if (memory_->has_failed()) throw_failure();
+}
+
+}  // namespace precast
