@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from precast.build_cache import BuildCacheConfig
 from precast.checkpoints.engine_dir import check_files, copy_engine, is_engine_dir, read_manifest, verify_files
 from precast.defaults import read_default_sampling
+from precast.field_checks import to_integer
 from precast.llm_generate import GenerateMethods
 from precast.llm_stats import StatsMethods
 from precast.options import Options, check_backend, sort_options
@@ -35,7 +36,8 @@ class LLM(GenerateMethods, StatsMethods):
         tokenizer_mode: "auto" only; there is one tokenizer library, the fast one.
         skip_tokenizer_init: prompts are token ids and outputs have no text.
         trust_remote_code: must stay False. No code of a checkpoint is ever run.
-        tensor_parallel_size: ranks to split the model over; 1.
+        tensor_parallel_size: ranks that share every layer. Rank 0 is this process; each other rank is a process of its
+            own, which ends with this one. An engine has the number it was built for.
         dtype: of the weights in a build: "auto", "float32", "bfloat16", or "float16" (stored as bfloat16).
         revision: of a hub id.
         tokenizer_revision: of a hub id's tokenizer; must be ``revision`` or None.
@@ -46,8 +48,9 @@ class LLM(GenerateMethods, StatsMethods):
             where it lies in the cache, or copied to ``workspace``; an engine as ``model`` needs no cache.
             For running, ``num_threads``, ``max_batch_size``, ``max_num_tokens``, ``kv_cache_bytes``; see
             ``precast_engine_options_t`` in precast.h; ``scheduler_config`` (a SchedulerConfig), ``max_queue_size``
-            (requests that may wait for their first step) and ``iter_stats_max_iterations``. For both,
-            ``max_seq_len`` and ``kv_cache_config`` (a KvCacheConfig). ``verify=True`` compares every
+            (requests that may wait for their first step), ``iter_stats_max_iterations`` and ``rank_timeout_s`` (after
+            which a rank without progress counts as hung). For both, ``max_seq_len``, ``kv_cache_config`` (a
+            KvCacheConfig) and ``pipeline_parallel_size``, stages that the layers are divided into. ``verify=True`` compares every
             file of an engine with its hash before loading. vLLM's names ``max_num_seqs``,
             ``max_num_batched_tokens``, ``kv_cache_memory_bytes`` and ``max_model_len`` are understood.
 
@@ -73,7 +76,8 @@ class LLM(GenerateMethods, StatsMethods):
         sorted_options = sort_options(options)
         if not os.fspath(model):
             raise ValueError("model must be a path or a hub id, got an empty string")
-        _check_arguments(tokenizer_mode, trust_remote_code, tensor_parallel_size, revision, tokenizer_revision)
+        _check_arguments(tokenizer_mode, trust_remote_code, revision, tokenizer_revision)
+        to_integer("tensor_parallel_size", tensor_parallel_size, 1)
         check_backend(backend)
         self._engine: Engine | None = None
         self._remove_temporary: weakref.finalize[..., LLM] | None = None
@@ -81,9 +85,10 @@ class LLM(GenerateMethods, StatsMethods):
         self._request_ids = itertools.count()
         if is_engine_dir(Path(model)):
             _refuse_build_options(model, dtype, revision, sorted_options)
+            _check_sizes(Path(model), tensor_parallel_size, sorted_options.pipeline_parallel_size)
             self.engine_dir = Path(model)
         else:
-            self.engine_dir = self._build(model, tokenizer, dtype, revision, sorted_options)
+            self.engine_dir = self._build(model, tokenizer, dtype, tensor_parallel_size, revision, sorted_options)
         try:
             self._load(tokenizer, skip_tokenizer_init, sorted_options)
         except BaseException:
@@ -97,6 +102,7 @@ class LLM(GenerateMethods, StatsMethods):
         model: str | os.PathLike[str],
         tokenizer: str | os.PathLike[str] | None,
         dtype: str,
+        tensor_parallel_size: int,
         revision: str | None,
         options: Options,
     ) -> Path:
@@ -107,8 +113,8 @@ class LLM(GenerateMethods, StatsMethods):
         build_options = {
             "dtype": dtype,
             "max_seq_len": options.max_seq_len,
-            "tensor_parallel_size": 1,  # also of a checkpoint that is divided between more ranks
-            "pipeline_parallel_size": 1,
+            "tensor_parallel_size": tensor_parallel_size,
+            "pipeline_parallel_size": options.pipeline_parallel_size,
             "revision": revision,
             "tokenizer": tokenizer,
             **options.build,
@@ -218,7 +224,6 @@ class LLM(GenerateMethods, StatsMethods):
 def _check_arguments(
     tokenizer_mode: str,
     trust_remote_code: bool,
-    tensor_parallel_size: int,
     revision: str | None,
     tokenizer_revision: str | None,
 ) -> None:
@@ -226,10 +231,23 @@ def _check_arguments(
         raise ValueError(f"tokenizer_mode must be 'auto', got {tokenizer_mode!r}")
     if trust_remote_code:
         raise ValueError("trust_remote_code must be False: Precast reads a checkpoint's data and never runs its code")
-    if tensor_parallel_size != 1:
-        raise ValueError(f"tensor_parallel_size must be 1 in this version, got {tensor_parallel_size}")
     if tokenizer_revision not in (None, revision):
         raise ValueError(f"tokenizer_revision must be revision ({revision!r}) or None, got {tokenizer_revision!r}")
+
+
+def _check_sizes(engine: Path, tensor_parallel_size: int, pipeline_parallel_size: int) -> None:
+    """Sizes given with an engine must be its own; 1 stands for whatever these are."""
+    mapping = read_manifest(engine).mapping
+    for name, given in (
+        ("tensor_parallel_size", tensor_parallel_size),
+        ("pipeline_parallel_size", pipeline_parallel_size),
+    ):
+        built = getattr(mapping, name)
+        if given not in (1, built):
+            raise ValueError(
+                f"{engine} was built for {name} {built}, and {given} was asked for: leave it out, or build another "
+                f"engine: precast build CHECKPOINT --output DIR --{name.replace('_', '-')} {given}"
+            )
 
 
 def _remove_folder(folder: str, owner_pid: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from precast.build_cache import BuildCacheConfig, to_cache_config
 from precast.configs import KvCacheConfig, SchedulerConfig
+from precast.field_checks import to_integer
 
 # What LLM's **options may hold, and the names the two halves know them by.
 RUNTIME_OPTIONS = {
@@ -21,11 +22,12 @@ RUNTIME_OPTIONS = {
     "kv_cache_memory_bytes": "kv_cache_bytes",
     "max_queue_size": "max_queue_size",
     "iter_stats_max_iterations": "iteration_stats_size",
+    "rank_timeout_s": "rank_timeout_s",
 }
 BUILD_OPTIONS = {"kv_cache_dtype": "kv_cache_dtype", "tokens_per_block": "tokens_per_block"}
 SEQUENCE_LENGTH_OPTIONS = ("max_seq_len", "max_model_len")
 CONFIG_OPTIONS = ("kv_cache_config", "scheduler_config")
-OTHER_OPTIONS = ("verify", "workspace", "enable_build_cache")
+OTHER_OPTIONS = ("verify", "workspace", "enable_build_cache", "pipeline_parallel_size")
 # LLM's named arguments, which somebody may have meant with a name that is nearly one of them.
 ARGUMENTS = (
     "model",
@@ -55,6 +57,7 @@ class Options:
     verify: bool = False
     workspace: str | os.PathLike[str] | None = None
     build_cache: BuildCacheConfig | None = None
+    pipeline_parallel_size: int = 1
 
 
 def sort_options(options: Mapping[str, Any]) -> Options:
@@ -79,6 +82,7 @@ def sort_options(options: Mapping[str, Any]) -> Options:
         verify=bool(options.get("verify", False)),
         workspace=options.get("workspace"),
         build_cache=to_cache_config(options.get("enable_build_cache")),
+        pipeline_parallel_size=to_integer("pipeline_parallel_size", options.get("pipeline_parallel_size", 1), 1),
     )
 
 

@@ -7,6 +7,7 @@ from precast.runtime.errors import (
     InvalidRequestError,
     NativeError,
     QueueFullError,
+    RankFailedError,
     ShutDownError,
 )
 from precast.runtime.model import Model
@@ -38,6 +39,7 @@ __all__ = [
     "Model",
     "NativeError",
     "QueueFullError",
+    "RankFailedError",
     "RequestHandle",
     "Retention",
     "ShutDownError",

@@ -60,12 +60,14 @@ def options_struct(library: ctypes.CDLL, options: EngineOptions) -> EngineOption
         "max_queue_size",
         "iteration_stats_size",
         "kv_events_size",
+        "rank_timeout_s",
     ):
         value = getattr(options, name)
         if value is not None:
             setattr(result, name, value)
     chosen = options.onnxruntime_path or os.environ.get("PRECAST_ONNXRUNTIME") or native.onnxruntime_path()
     result.onnxruntime_path = os.fsencode(chosen) if chosen else None
+    result.worker_path = os.fsencode(options.worker_path) if options.worker_path else None
     result.kernel_level = options.kernel_level.encode() if options.kernel_level else None
     result.capacity_policy = options.capacity_policy
     result.disable_block_reuse = not options.enable_block_reuse

@@ -18,6 +18,7 @@ class ErrorCode(enum.IntEnum):
     SHUT_DOWN = 8
     INTERNAL = 9
     FORKED = 10
+    RANK_FAILED = 11
 
 
 class NativeError(RuntimeError):
@@ -44,6 +45,10 @@ class ShutDownError(NativeError):
     """The engine has been shut down."""
 
 
+class RankFailedError(NativeError):
+    """A rank of the engine ended or hangs; the engine is of no use any more, and can be loaded again."""
+
+
 class QueueFullError(NativeError):
     """As many requests are waiting as ``max_queue_size`` allows: try again later."""
 
@@ -55,6 +60,7 @@ _CLASSES: dict[int, type[NativeError]] = {
     ErrorCode.CORRUPT_ENGINE: EngineLoadError,
     ErrorCode.UNSUPPORTED_ENGINE: EngineLoadError,
     ErrorCode.SHUT_DOWN: ShutDownError,
+    ErrorCode.RANK_FAILED: RankFailedError,
 }
 
 

@@ -46,6 +46,7 @@ _INTEGER_OPTIONS = {
     "max_queue_size": (64, 1),
     "iteration_stats_size": (32, 0),
     "kv_events_size": (32, 0),
+    "rank_timeout_s": (32, 1),
 }
 
 
@@ -60,6 +61,9 @@ class EngineOptions:
     kv_cache_bytes: int | None = None
     kernel_level: str | None = None
     onnxruntime_path: str | None = None
+    worker_path: str | None = None
+    rank_timeout_s: int | None = None
+    """After which a rank that makes no progress counts as hung; None: 60."""
     capacity_policy: CapacityPolicy = CapacityPolicy.GUARANTEED_NO_EVICT
     enable_block_reuse: bool = True
     max_queue_size: int | None = None

@@ -165,6 +165,8 @@ class EngineOptionsStruct(ctypes.Structure):
         ("log_user_data", c_void_p),
         ("logits_processor", POINTER(LogitsProcessorStruct)),
         ("session", POINTER(SessionTableStruct)),
+        ("worker_path", c_char_p),
+        ("rank_timeout_s", c_uint32),
     ]
 
 

@@ -23,6 +23,7 @@ from precast.runtime import (
     InvalidRequestError,
     NativeError,
     QueueFullError,
+    RankFailedError,
     Retention,
     ShutDownError,
     TokenEvent,
@@ -492,6 +493,7 @@ def test_submitting_and_shutting_down_at_once(tiny_engine: Callable[..., Path]) 
         (ErrorCode.CORRUPT_ENGINE, EngineLoadError),
         (ErrorCode.SHUT_DOWN, ShutDownError),
         (ErrorCode.FORKED, NativeError),
+        (ErrorCode.RANK_FAILED, RankFailedError),
         (99, NativeError),  # of a newer library
     ],
 )

@@ -41,6 +41,11 @@ class SharedMemoryCommunicator final : public Communicator {
   void receive(std::span<float> y) override;
   void heartbeat() noexcept override;
 
+  // Returns when `word` has counted up to `target`, which rank `awaited` makes it do, or throws as every other call does.
+  // `what` says what it is awaited for: "to send".
+  void wait(const std::atomic<std::uint32_t>& word, std::atomic<std::uint32_t>& sleepers, std::uint32_t target,
+            std::size_t awaited, const char* what);
+
   // From how many numbers on a sum is shared between ranks. Results do not depend on it.
   void set_shared_sum_floats(std::size_t count) noexcept { shared_sum_floats_ = count; }
 
@@ -49,9 +54,6 @@ class SharedMemoryCommunicator final : public Communicator {
 
   void meet(Meeting what, std::size_t size);
   void check_meeting(std::size_t rank, std::uint64_t mine);
-  // Returns when `word` has counted up to `target`, which rank `awaited` makes it do.
-  void wait(const std::atomic<std::uint32_t>& word, std::atomic<std::uint32_t>& sleepers, std::uint32_t target,
-            std::size_t awaited, const char* what);
   [[noreturn]] void give_up(std::size_t awaited, const char* what);
   [[noreturn]] void throw_failure() const;
   // Of every call: shows that the rank lives, and throws if the ranks have failed already.

@@ -83,7 +83,8 @@ enum {
   PRECAST_ERROR_RESOURCE_EXHAUSTED = 7, /* not enough memory, or the KV pool can never hold the request             */
   PRECAST_ERROR_SHUT_DOWN = 8,          /* the engine has been shut down                                            */
   PRECAST_ERROR_INTERNAL = 9,           /* a defect of this library; please report the message                      */
-  PRECAST_ERROR_FORKED = 10             /* the engine was created by the parent of this process                     */
+  PRECAST_ERROR_FORKED = 10,            /* the engine was created by the parent of this process                     */
+  PRECAST_ERROR_RANK_FAILED = 11        /* a rank of the engine ended or hangs; the message names it. Load it again  */
 };
 
 typedef struct precast_error precast_error_t;
@@ -138,7 +139,8 @@ typedef struct precast_engine_options {
   /* ONNX Runtime's shared library (libonnxruntime.so, 1.23 or newer). NULL: the environment variable
    * PRECAST_ONNXRUNTIME, else beside libprecast, else the loader's search path. */
   const char *onnxruntime_path;
-  /* Threads that compute, the engine's own among them. 0: the processors this process may run on. */
+  /* Threads that compute, the engine's own among them. 0: the processors this process may run on. The ranks of an engine
+   * share them out, and have at least one each. */
   uint32_t num_threads;
   /* Sequences that may advance in one step. Default 64. */
   uint32_t max_batch_size;
@@ -171,6 +173,12 @@ typedef struct precast_engine_options {
   /* Computes the steps in place of ONNX Runtime. Copied, as logits_processor. onnxruntime_path, num_threads and kernel_level
    * must then be left at their defaults. */
   const struct precast_session_table *session;
+  /* The program precast-worker, which runs ranks 1, 2, ... of an engine of several ranks, each in a process of its own. NULL:
+   * the environment variable PRECAST_WORKER, else beside libprecast or in ../bin from there. */
+  const char *worker_path;
+  /* Seconds without any progress after which a rank that others wait for counts as hung. A long prompt is progress.
+   * 0: 60. */
+  uint32_t rank_timeout_s;
 } precast_engine_options_t;
 
 /* Writes the defaults. `struct_size` is sizeof(precast_engine_options_t) of the caller. */

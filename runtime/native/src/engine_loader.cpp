@@ -1,6 +1,7 @@
 #include "runtime/native/src/engine_loader.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 #include <vector>
 
@@ -11,24 +12,23 @@
 #include "runtime/native/src/json_writer.h"
 #include "runtime/native/src/kv_plan.h"
 #include "runtime/native/src/ort_session.h"
+#include "runtime/native/src/ranks/ranked_session.h"
 #include "runtime/native/src/version.h"
 
 namespace precast {
 namespace {
 
-RuntimeSupport runtime_support() {
-  const auto is_one_of = [](std::span<const std::string_view> names, std::string_view name) {
-    return std::find(names.begin(), names.end(), name) != names.end();
-  };
-  return {.supports = [=](std::string_view name) {
-            return is_one_of(supported_ops(), name) || is_one_of(supported_layouts(), name);
-          },
-          .backends = {"onnxruntime"},
-          .max_world_size = 1};
+constexpr std::uint32_t default_rank_timeout_s = 60;
+
+/// Of one block on all ranks: this host holds the memory of all of them.
+std::uint64_t page_bytes(const EngineManifest& manifest) {
+  std::uint64_t bytes = 0;
+  for (const RankFiles& rank : manifest.ranks) bytes += kv_page_bytes(rank.kv_caches);
+  return bytes;
 }
 
 KvPlan plan(const EngineManifest& manifest, std::span<const std::int64_t> windows, const EngineOptions& options) {
-  return plan_kv_pool({.bytes_per_block = kv_page_bytes(manifest.ranks.front().kv_caches),
+  return plan_kv_pool({.bytes_per_block = page_bytes(manifest),
                        .tokens_per_block = static_cast<std::uint64_t>(manifest.build.tokens_per_block),
                        .windows = windows,
                        .max_step_tokens = options.max_num_tokens,
@@ -85,8 +85,10 @@ std::string describe(const EngineManifest& manifest, const EngineOptions& option
       .add("dtype", manifest.build.dtype)
       .add("kv_cache_dtype", manifest.build.kv_cache_dtype)
       .add("tokens_per_block", manifest.build.tokens_per_block)
+      .add("tensor_parallel_size", manifest.mapping.tensor_parallel_size)
+      .add("pipeline_parallel_size", manifest.mapping.pipeline_parallel_size)
       .add("num_blocks", kv_plan.num_blocks)
-      .add("kv_cache_bytes", static_cast<std::uint64_t>(kv_plan.num_blocks) * kv_page_bytes(manifest.ranks.front().kv_caches))
+      .add("kv_cache_bytes", static_cast<std::uint64_t>(kv_plan.num_blocks) * page_bytes(manifest))
       .add("max_batch_size", options.max_batch_size)
       .add("max_num_tokens", options.max_num_tokens);
   if (session == nullptr) return json.finish();
@@ -98,12 +100,42 @@ std::string describe(const EngineManifest& manifest, const EngineOptions& option
       .finish();
 }
 
-std::unique_ptr<OrtSession> load_session(const EngineManifest& manifest, const EngineOptions& options,
-                                         std::int32_t num_blocks) {
-  return OrtSession::load(manifest, {.onnxruntime_path = options.onnxruntime_path,
-                                     .num_threads = options.num_threads,
-                                     .kernel_level = options.kernel_level,
-                                     .num_blocks = num_blocks});
+/// A session, and the part of it that is in this process.
+struct LoadedSession {
+  std::unique_ptr<Session> session;
+  const OrtSession* rank0 = nullptr;
+};
+
+std::size_t blocks_of(std::size_t num_tokens, const EngineManifest& manifest) {
+  const auto tokens_per_block = static_cast<std::size_t>(manifest.build.tokens_per_block);
+  return (num_tokens + tokens_per_block - 1) / tokens_per_block;
+}
+
+/// `max_logit_rows` of a step.
+LoadedSession load_session(const EngineManifest& manifest, const EngineOptions& options, const KvPlan& kv_plan,
+                           std::size_t max_logit_rows) {
+  const OrtSessionOptions rank{.onnxruntime_path = options.onnxruntime_path,
+                               .num_threads = options.num_threads,
+                               .kernel_level = options.kernel_level,
+                               .num_blocks = kv_plan.num_blocks};
+  if (manifest.ranks.size() == 1) {
+    std::unique_ptr<OrtSession> session = OrtSession::load(manifest, rank);
+    const OrtSession* const rank0 = session.get();
+    return {std::move(session), rank0};
+  }
+  const std::size_t num_groups = manifest.ranks.front().kv_groups.size();
+  const std::size_t blocks = blocks_of(static_cast<std::size_t>(kv_plan.max_seq_len), manifest);
+  const std::chrono::seconds rank_timeout(options.rank_timeout_s != 0 ? options.rank_timeout_s : default_rank_timeout_s);
+  std::unique_ptr<RankedSession> session =
+      RankedSession::load(manifest, {.rank = rank,
+                                     .worker_path = options.worker_path,
+                                     .rank_timeout = rank_timeout,
+                                     .limits = {.max_tokens = options.max_num_tokens,
+                                                .max_sequences = options.max_batch_size,
+                                                .max_table_entries = num_groups * options.max_batch_size * (blocks + 1),
+                                                .max_logit_rows = max_logit_rows}});
+  const OrtSession* const rank0 = &session->rank0();
+  return {std::move(session), rank0};
 }
 
 void log_plan(const EngineManifest& manifest, const EngineOptions& options, const KvPlan& kv_plan) {
@@ -165,17 +197,28 @@ LoadedEngine load_external(const std::filesystem::path& directory, const EngineO
 
 }  // namespace
 
+RuntimeSupport runtime_support() {
+  const auto is_one_of = [](std::span<const std::string_view> names, std::string_view name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  return {.supports = [=](std::string_view name) {
+            return is_one_of(supported_ops(), name) || is_one_of(supported_layouts(), name);
+          },
+          .backends = {"onnxruntime"},
+          .max_world_size = std::int64_t{1} << 15};
+}
+
 LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOptions& options) {
   check(options);
   if (options.make_session) return load_external(directory, options);
   const EngineManifest manifest = read_manifest(directory, runtime_support());
   const std::vector<std::int64_t> windows = kv_group_windows(manifest.ranks.front().kv_groups);
   const KvPlan kv_plan = plan(manifest, windows, options);
-  std::unique_ptr<OrtSession> session = load_session(manifest, options, kv_plan.num_blocks);
+  LoadedSession loaded = load_session(manifest, options, kv_plan, options.max_batch_size);
   // The session belongs to the engine, at the same address.
-  auto info = [=, loaded = session.get()] { return describe(manifest, options, kv_plan, loaded); };
-  const KernelLevel level = session->kernel_level();
-  return start(manifest, options, kv_plan, std::move(session), level, std::move(info));
+  auto info = [=, rank0 = loaded.rank0] { return describe(manifest, options, kv_plan, rank0); };
+  const KernelLevel level = loaded.rank0->kernel_level();
+  return start(manifest, options, kv_plan, std::move(loaded.session), level, std::move(info));
 }
 
 LoadedModel load_model(const std::filesystem::path& directory, const EngineOptions& options) {
@@ -185,9 +228,9 @@ LoadedModel load_model(const std::filesystem::path& directory, const EngineOptio
   one_sequence.max_batch_size = 1;
   const std::vector<std::int64_t> windows = kv_group_windows(manifest.ranks.front().kv_groups);
   const KvPlan kv_plan = plan(manifest, windows, one_sequence);
-  std::unique_ptr<OrtSession> session = load_session(manifest, options, kv_plan.num_blocks);
-  auto info = [=, loaded = session.get()] { return describe(manifest, one_sequence, kv_plan, loaded); };
-  auto model = std::make_unique<Model>(std::move(session), limits_of(manifest, kv_plan), options.max_num_tokens,
+  LoadedSession loaded = load_session(manifest, options, kv_plan, options.max_num_tokens);
+  auto info = [=, rank0 = loaded.rank0] { return describe(manifest, one_sequence, kv_plan, rank0); };
+  auto model = std::make_unique<Model>(std::move(loaded.session), limits_of(manifest, kv_plan), options.max_num_tokens,
                                        static_cast<std::size_t>(manifest.build.tokens_per_block), windows);
   return {std::move(model), std::move(info)};
 }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "runtime/native/src/engine.h"
+#include "runtime/native/src/engine_manifest.h"
 #include "runtime/native/src/log.h"
 #include "runtime/native/src/model.h"
 
@@ -47,6 +48,8 @@ struct EngineOptions {
   std::uint32_t kv_events_size = 0;
   std::shared_ptr<LogitsProcessor> logits_processor;
   SessionFactory make_session;  ///< empty: ONNX Runtime computes
+  std::string worker_path;
+  std::uint32_t rank_timeout_s = 0;
   Log log;
 };
 
@@ -54,6 +57,9 @@ struct LoadedEngine {
   std::unique_ptr<Engine> engine;
   std::function<std::string()> info_json;  ///< what precast_engine_info gives; from any thread while the engine lives
 };
+
+/// What this library can run, with ONNX Runtime.
+RuntimeSupport runtime_support();
 
 /// Reads the manifest, sizes the KV pool, maps the weights, opens ONNX Runtime and starts the engine.
 /// Throws Error.

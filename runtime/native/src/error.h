@@ -19,6 +19,7 @@ enum class ErrorCode : std::int32_t {
   shut_down = 8,
   internal = 9,
   forked = 10,
+  rank_failed = 11,
 };
 
 /// The only exception that the library throws on purpose. The message is one sentence that names the culprit, the

@@ -78,16 +78,21 @@ class OrtSession::Impl {
   Impl(const EngineManifest& manifest, const OrtSessionOptions& options)
       : library_(open_onnxruntime(manifest, options.onnxruntime_path)),
         api_(library_->api()),
-        weights_(WeightsFile::open(manifest.directory / manifest.ranks.front().weights)),
-        pools_(manifest.ranks.front().kv_caches, options.num_blocks),
+        rank_(manifest.ranks.at(options.rank)),
+        weights_(WeightsFile::open(manifest.directory / rank_.weights)),
+        pools_(rank_.kv_caches, options.num_blocks),
         ops_(api_, state_),
         tensors_(api_),
         vocab_size_(manifest.model.vocab_size),
-        kv_groups_(manifest.ranks.front().kv_groups) {
+        kv_groups_(rank_.kv_groups),
+        is_last_stage_(options.rank + static_cast<std::size_t>(manifest.mapping.tensor_parallel_size) >=
+                       manifest.ranks.size()),
+        has_logits_(is_last_stage_ && options.rank % static_cast<std::size_t>(manifest.mapping.tensor_parallel_size) == 0) {
     state_.level = choose_kernel_level(options.kernel_level);
     state_.num_threads = choose_num_threads(options.num_threads);
     state_.pools = &pools_;
-    create_session(manifest.directory / manifest.ranks.front().graph);
+    state_.communicator = options.communicator;
+    create_session(manifest.directory / rank_.graph);
     bind_pools();
   }
 
@@ -105,8 +110,7 @@ class OrtSession::Impl {
     if (batch_ == nullptr || step != batch_->id) throw std::logic_error("a step is collected that is not in flight");
     const StepBatch& batch = *std::exchange(batch_, nullptr);
     bind_step(batch);
-    const std::size_t num_rows = batch.logit_rows.size();
-    const std::span<const float> logits = bind_logits(num_rows);
+    const std::span<const float> logits = bind_output(has_logits_ ? batch.logit_rows.size() : 0);
     ort::check(api_, api_.RunWithBinding(session_.get(), nullptr, binding_.get()),
                concat("compute a step of ", batch.num_tokens(), " tokens"));
     return {.logits = logits, .token_ids = {}};
@@ -171,9 +175,15 @@ class OrtSession::Impl {
     bind_vector("logit_rows", batch.logit_rows);
   }
 
-  std::span<const float> bind_logits(std::size_t num_rows) {
+  std::span<const float> bind_output(std::size_t num_rows) {
+    if (!is_last_stage_) {
+      const auto value =
+          tensors_.make(ort::ElementType::int32, &num_sent_rows_, sizeof num_sent_rows_, std::array{std::int64_t{1}});
+      ort::check(api_, api_.BindOutput(binding_.get(), "sent_rows", value.get()), "bind the output sent_rows");
+      return {};
+    }
     const std::size_t count = num_rows * static_cast<std::size_t>(vocab_size_);
-    float* const data = logits_.reserve(count);
+    float* const data = logits_.reserve(std::max<std::size_t>(count, 1));
     const std::array shape{static_cast<std::int64_t>(num_rows), vocab_size_};
     const auto value = tensors_.make(ort::ElementType::float32, data, count * sizeof(float), shape);
     ort::check(api_, api_.BindOutput(binding_.get(), "logits", value.get()), "bind the output logits");
@@ -214,6 +224,7 @@ class OrtSession::Impl {
   // In the order that destruction needs: ONNX Runtime's session uses everything above it.
   std::shared_ptr<const OrtLibrary> library_;
   const ort::Api& api_;
+  const RankFiles rank_;
   WeightsFile weights_;
   PoolMemory pools_;
   KernelState state_;
@@ -226,6 +237,9 @@ class OrtSession::Impl {
 
   const std::int64_t vocab_size_;
   const std::vector<KvGroupSpec> kv_groups_;
+  const bool is_last_stage_;
+  const bool has_logits_;
+  std::int32_t num_sent_rows_ = 0;
   const StepBatch* batch_ = nullptr;  // of the step in flight
 };
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "plugins/collectives/cpu/communicator.h"
 #include "plugins/cpu/kernel.h"
 #include "runtime/native/src/engine_manifest.h"
 #include "runtime/native/src/session.h"
@@ -17,15 +18,17 @@ struct OrtSessionOptions {
   std::uint32_t num_threads = 0;   ///< 0: the processors this process may run on
   std::string kernel_level{};      ///< "": PRECAST_KERNEL_LEVEL, else the best this processor has
   std::int32_t num_blocks = 0;     ///< of every KV pool; >= 1
+  std::size_t rank = 0;            ///< whose graph and weights
+  Communicator* communicator = nullptr;  ///< to the other ranks, which outlives the session; null: there are none
 };
 
-/// Computes steps of one rank with ONNX Runtime on the CPU.
+/// Computes steps of one rank with ONNX Runtime on the CPU. Only tensor rank 0 of the last stage has logits.
 ///
 /// Weights and KV pools are given to ONNX Runtime where they lie and never copied; so are the arrays of a StepBatch.
 /// One step at a time: enqueue keeps the pointer, collect computes.
 class OrtSession final : public Session {
  public:
-  /// Opens ONNX Runtime, maps the weights of rank 0, reserves the KV pools and loads the graph. Throws Error.
+  /// Opens ONNX Runtime, maps the weights of the rank, reserves the KV pools and loads the graph. Throws Error.
   static std::unique_ptr<OrtSession> load(const EngineManifest& manifest, const OrtSessionOptions& options);
 
   ~OrtSession() override;

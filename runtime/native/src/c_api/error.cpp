@@ -13,6 +13,7 @@ PRECAST_SAME_CODE(resource_exhausted, RESOURCE_EXHAUSTED);
 PRECAST_SAME_CODE(shut_down, SHUT_DOWN);
 PRECAST_SAME_CODE(internal, INTERNAL);
 PRECAST_SAME_CODE(forked, FORKED);
+PRECAST_SAME_CODE(rank_failed, RANK_FAILED);
 #undef PRECAST_SAME_CODE
 
 namespace {
@@ -46,7 +47,7 @@ void precast_error_delete(precast_error_t* error) {
 }
 
 precast_error_t* precast_error_new(precast_error_code_t code, const char* message) {
-  const bool is_known = code >= PRECAST_ERROR_INVALID_ARGUMENT && code <= PRECAST_ERROR_FORKED;
+  const bool is_known = code >= PRECAST_ERROR_INVALID_ARGUMENT && code <= PRECAST_ERROR_RANK_FAILED;
   const auto known = is_known ? static_cast<precast::ErrorCode>(code) : precast::ErrorCode::internal;
   return precast::guarded([&] { throw precast::Error(known, message != nullptr ? message : ""); });
 }

@@ -37,6 +37,8 @@ EngineOptions to_options(const precast_engine_options_t* from) {
   const precast_engine_options_t defaults = default_options();
   EngineOptions to;
   if (options.onnxruntime_path != nullptr) to.onnxruntime_path = options.onnxruntime_path;
+  if (options.worker_path != nullptr) to.worker_path = options.worker_path;
+  to.rank_timeout_s = options.rank_timeout_s;
   if (options.kernel_level != nullptr) to.kernel_level = options.kernel_level;
   to.num_threads = options.num_threads;
   to.max_batch_size = options.max_batch_size != 0 ? options.max_batch_size : defaults.max_batch_size;

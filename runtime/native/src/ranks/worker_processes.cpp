@@ -1,0 +1,197 @@
+#include "runtime/native/src/ranks/worker_processes.h"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <spawn.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "runtime/native/src/concat.h"
+#include "runtime/native/src/error.h"
+
+extern char** environ;
+
+namespace precast {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr const char* path_variable = "PRECAST_WORKER";
+constexpr const char* program_name = "precast-worker";
+constexpr int first_inherited_fd = 3;  // of the two memories
+constexpr std::chrono::milliseconds patience{1500};
+
+bool is_program(const std::filesystem::path& path) { return ::access(path.c_str(), X_OK) == 0; }
+
+std::string describe_end(const siginfo_t& info) {
+  if (info.si_code == CLD_EXITED) return concat("ended with status ", info.si_status);
+  const char* const name = sigabbrev_np(info.si_status);
+  return concat("was killed by SIG", name != nullptr ? name : "?");
+}
+
+/// posix_spawn's two kinds of settings, freed at the end.
+struct SpawnSettings {
+  posix_spawn_file_actions_t files;
+  posix_spawnattr_t attributes;
+
+  SpawnSettings() {
+    ::posix_spawn_file_actions_init(&files);
+    ::posix_spawnattr_init(&attributes);
+  }
+  ~SpawnSettings() {
+    ::posix_spawn_file_actions_destroy(&files);
+    ::posix_spawnattr_destroy(&attributes);
+  }
+  SpawnSettings(const SpawnSettings&) = delete;
+  SpawnSettings& operator=(const SpawnSettings&) = delete;
+};
+
+}  // namespace
+
+std::string find_worker(const std::string& option) {
+  const char* const variable = std::getenv(path_variable);
+  for (const std::string& named : {option, std::string(variable != nullptr ? variable : "")}) {
+    if (named.empty()) continue;
+    if (is_program(named)) return named;
+    throw Error(ErrorCode::not_found, concat("precast-worker, which runs the engine's other ranks, cannot be run at ",
+                                             quote(named), ": ", system_message(errno)));
+  }
+  static const char marker = 0;
+  Dl_info info{};
+  const bool is_known = ::dladdr(&marker, &info) != 0 && info.dli_fname != nullptr;
+  const std::filesystem::path here = is_known ? std::filesystem::path(info.dli_fname).parent_path() : "";
+  for (const std::filesystem::path& candidate : {here / program_name, here / ".." / "bin" / program_name}) {
+    if (is_program(candidate)) return candidate.string();
+  }
+  throw Error(ErrorCode::not_found, concat("precast-worker, which runs the engine's other ranks, is neither in ",
+                                           quote(here.string()), " nor in ../bin from there: set ", path_variable,
+                                           " or the option worker_path to its path"));
+}
+
+WorkerProcesses::WorkerProcesses(const std::string& program, const std::vector<WorkerArguments>& workers,
+                                 std::shared_ptr<RankMemory> ranks)
+    : ranks_(std::move(ranks)), wake_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  if (wake_fd_ < 0) throw Error(ErrorCode::io, concat("cannot watch worker processes: ", system_message(errno)));
+  try {
+    for (const WorkerArguments& worker : workers) start(program, worker);
+    watcher_ = std::thread(&WorkerProcesses::watch, this);
+  } catch (...) {
+    kill_all();
+    ::close(wake_fd_);
+    throw;
+  }
+}
+
+WorkerProcesses::~WorkerProcesses() {
+  expect_end();
+  const Clock::time_point deadline = Clock::now() + patience;
+  const auto has_ended = [](const Process& process) {
+    pollfd watched{.fd = process.pidfd, .events = POLLIN, .revents = 0};
+    return ::poll(&watched, 1, 0) > 0;
+  };
+  while (!std::ranges::all_of(processes_, has_ended) && Clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  stops_ = true;
+  const std::uint64_t one = 1;
+  if (::write(wake_fd_, &one, sizeof one) < 0) std::abort();  // an eventfd of our own takes a number
+  watcher_.join();
+  kill_all();
+  ::close(wake_fd_);
+}
+
+void WorkerProcesses::start(const std::string& program, const WorkerArguments& worker) {
+  WorkerArguments inherited = worker;
+  inherited.parent_pid = ::getpid();
+  SpawnSettings settings;
+  // First out of the way of the numbers that they shall have, then there, where they are not closed.
+  const int rank_memory = ::fcntl(worker.rank_memory, F_DUPFD_CLOEXEC, first_inherited_fd + 2);
+  const int step_memory = ::fcntl(worker.step_memory, F_DUPFD_CLOEXEC, first_inherited_fd + 2);
+  if (rank_memory < 0 || step_memory < 0) {
+    const int error = errno;
+    if (rank_memory >= 0) ::close(rank_memory);
+    throw Error(ErrorCode::io, concat("cannot hand memory to rank ", worker.rank, ": ", system_message(error)));
+  }
+  inherited.rank_memory = first_inherited_fd;
+  inherited.step_memory = first_inherited_fd + 1;
+  ::posix_spawn_file_actions_adddup2(&settings.files, rank_memory, inherited.rank_memory);
+  ::posix_spawn_file_actions_adddup2(&settings.files, step_memory, inherited.step_memory);
+  // A process group of its own: a Ctrl-C is for the user's program, which ends its workers in order. No signal blocked.
+  sigset_t no_signals;
+  ::sigemptyset(&no_signals);
+  ::posix_spawnattr_setsigmask(&settings.attributes, &no_signals);
+  ::posix_spawnattr_setpgroup(&settings.attributes, 0);
+  ::posix_spawnattr_setflags(&settings.attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);
+
+  std::vector<std::string> texts = inherited.to_strings();
+  texts.insert(texts.begin(), program);
+  std::vector<char*> arguments;
+  for (std::string& text : texts) arguments.push_back(text.data());
+  arguments.push_back(nullptr);
+  Process process{.rank = worker.rank};
+  const int error =
+      ::posix_spawn(&process.pid, program.c_str(), &settings.files, &settings.attributes, arguments.data(), environ);
+  ::close(rank_memory);
+  ::close(step_memory);
+  if (error != 0) {
+    throw Error(ErrorCode::io, concat("cannot start rank ", worker.rank, " with ", quote(program), ": ", system_message(error)));
+  }
+  process.pidfd = static_cast<int>(::syscall(SYS_pidfd_open, process.pid, 0));
+  processes_.push_back(process);
+  if (process.pidfd < 0) {
+    throw Error(ErrorCode::io, concat("cannot watch the process of rank ", worker.rank, ": ", system_message(errno)));
+  }
+}
+
+void WorkerProcesses::kill_all() noexcept {
+  for (Process& process : processes_) {
+    if (!process.has_ended) {
+      ::kill(process.pid, SIGKILL);
+      ::waitpid(process.pid, nullptr, 0);
+      process.has_ended = true;
+    }
+    if (process.pidfd >= 0) ::close(process.pidfd);
+    process.pidfd = -1;
+  }
+}
+
+void WorkerProcesses::watch() {
+  while (!stops_) {
+    std::vector<pollfd> watched{{.fd = wake_fd_, .events = POLLIN, .revents = 0}};
+    for (const Process& process : processes_) {
+      watched.push_back({.fd = process.has_ended ? -1 : process.pidfd, .events = POLLIN, .revents = 0});
+    }
+    if (::poll(watched.data(), watched.size(), -1) < 0) continue;  // a signal
+    for (std::size_t i = 0; i < processes_.size(); ++i) {
+      if (watched[i + 1].revents != 0) reap(processes_[i]);
+    }
+  }
+}
+
+void WorkerProcesses::reap(Process& process) {
+  siginfo_t info{};
+  const bool is_known = ::waitid(P_PID, static_cast<id_t>(process.pid), &info, WEXITED) == 0;
+  process.has_ended = true;
+  if (ends_are_expected_) return;
+  ranks_->fail(concat("rank ", process.rank, " (process ", process.pid, ") ", is_known ? describe_end(info) : "has ended"));
+}
+
+std::vector<pid_t> WorkerProcesses::process_ids() const {
+  std::vector<pid_t> ids;
+  for (const Process& process : processes_) ids.push_back(process.pid);
+  return ids;
+}
+
+}  // namespace precast

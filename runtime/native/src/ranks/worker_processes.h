@@ -1,0 +1,60 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "plugins/collectives/cpu/rank_memory.h"
+#include "runtime/native/src/ranks/worker.h"
+
+namespace precast {
+
+/// The path of precast-worker: `option`, else the variable PRECAST_WORKER, else beside this library or in ../bin from there.
+/// Throws Error(not_found).
+std::string find_worker(const std::string& option);
+
+/// The processes of ranks 1, 2, ..., which end with this object, and with this process.
+///
+/// A thread watches them: one that ends while it is needed fails all ranks, with a reason that names it.
+class WorkerProcesses {
+ public:
+  /// Starts one process for each of `workers`, whose descriptors of memory are this process's. Throws Error.
+  WorkerProcesses(const std::string& program, const std::vector<WorkerArguments>& workers,
+                  std::shared_ptr<RankMemory> ranks);
+  WorkerProcesses(const WorkerProcesses&) = delete;
+  WorkerProcesses& operator=(const WorkerProcesses&) = delete;
+
+  /// Waits for a moment for processes that were told to stop, and kills those that go on. No child is left.
+  ~WorkerProcesses();
+
+  /// From now on the end of a process is no failure.
+  void expect_end() noexcept { ends_are_expected_ = true; }
+  std::vector<pid_t> process_ids() const;
+
+ private:
+  struct Process {
+    std::size_t rank = 0;
+    pid_t pid = -1;
+    int pidfd = -1;
+    bool has_ended = false;
+  };
+
+  void start(const std::string& program, const WorkerArguments& worker);
+  void kill_all() noexcept;
+  void watch();
+  void reap(Process& process);
+
+  std::shared_ptr<RankMemory> ranks_;
+  std::vector<Process> processes_;
+  std::atomic<bool> ends_are_expected_ = false;
+  std::atomic<bool> stops_ = false;
+  int wake_fd_ = -1;  // readable: the watching thread is to look at stops_
+  std::thread watcher_;
+};
+
+}  // namespace precast
