@@ -50,8 +50,8 @@ class LLM(GenerateMethods, StatsMethods):
             ``precast_engine_options_t`` in precast.h; ``scheduler_config`` (a SchedulerConfig), ``max_queue_size``
             (requests that may wait for their first step), ``iter_stats_max_iterations`` and ``rank_timeout_s`` (after
             which a rank without progress counts as hung). For both, ``max_seq_len``, ``kv_cache_config`` (a
-            KvCacheConfig) and ``pipeline_parallel_size``, stages that the layers are divided into. ``verify=True`` compares every
-            file of an engine with its hash before loading. vLLM's names ``max_num_seqs``,
+            KvCacheConfig) and ``pipeline_parallel_size``, stages that the layers are divided into. ``verify=True``
+            compares every file of an engine with its hash before loading. vLLM's names ``max_num_seqs``,
             ``max_num_batched_tokens``, ``kv_cache_memory_bytes`` and ``max_model_len`` are understood.
 
     Raises:

@@ -34,9 +34,9 @@ struct BuildInfo {
 };
 
 struct Mapping {
-  std::int64_t world_size = 0;  ///< tensor_parallel_size x pipeline_parallel_size, and the number of ranks
-  std::int64_t tensor_parallel_size = 0;
-  std::int64_t pipeline_parallel_size = 0;
+  std::int64_t world_size = 1;  ///< tensor_parallel_size x pipeline_parallel_size, and the number of ranks
+  std::int64_t tensor_parallel_size = 1;
+  std::int64_t pipeline_parallel_size = 1;
 };
 
 /// Paths are relative to the engine directory, and listed in EngineManifest::files.

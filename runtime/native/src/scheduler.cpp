@@ -72,13 +72,29 @@ std::size_t Scheduler::num_pending_tokens(const Request& request) const noexcept
 
 Scheduler::Budget Scheduler::new_budget() const {
   const auto needs_one = [this](const auto& request) { return num_pending_tokens(*request) == 1; };
-  return {config_.max_num_tokens, static_cast<std::size_t>(std::ranges::count_if(running_, needs_one))};
+  const auto num_ready = static_cast<std::size_t>(std::ranges::count_if(running_, needs_one));
+  const std::size_t most = num_generating_in_a_step();
+  return {.num_tokens = config_.max_num_tokens, .num_reserved = std::min(num_ready, most), .num_generating = most};
+}
+
+/// A request waits for its token before its next step. So that several steps can be in flight, each takes its share of the
+/// requests that generate; where the session chooses tokens, nobody waits, and every step takes all.
+std::size_t Scheduler::num_generating_in_a_step() const {
+  if (config_.session_chooses_tokens || config_.max_in_flight == 1) return running_.size();
+  const auto generates = [this](const auto& request) { return num_pending_tokens(*request) <= 1; };
+  const auto count = static_cast<std::size_t>(std::ranges::count_if(running_, generates));
+  return (count + config_.max_in_flight - 1) / config_.max_in_flight;
 }
 
 /// Schedules what the running request `index` can compute. False: blocks are missing.
 bool Scheduler::advance(std::size_t index, Budget& budget, ScheduledStep& step) {
   const std::shared_ptr<Request> request = running_[index];
-  const bool has_reservation = num_pending_tokens(*request) == 1 && budget.num_reserved > 0;
+  const bool needs_one = num_pending_tokens(*request) == 1;
+  if (needs_one && request->num_output_tokens() > 0) {
+    if (budget.num_generating == 0) return true;  // in the next step
+    --budget.num_generating;
+  }
+  const bool has_reservation = needs_one && budget.num_reserved > 0;
   if (has_reservation) --budget.num_reserved;
   kv_.leave_window(request->kv, request->num_computed);
   reuse(*request);

@@ -118,11 +118,13 @@ class Scheduler {
     std::size_t num_tokens = 0;
     std::size_t num_reserved = 0;    ///< of them for requests that need one token and have not had it yet
     bool has_prompt_chunk = false;   ///< whether some prompt has been given a part of it
+    std::size_t num_generating = 0;  ///< requests that need one token and may still be in this step
   };
 
   std::size_t num_pending_tokens(const Request& request) const noexcept;
   bool runs_ahead(const Request& request) const noexcept;
   Budget new_budget() const;
+  std::size_t num_generating_in_a_step() const;
   bool advance(std::size_t index, Budget& budget, ScheduledStep& step);
   void reuse(Request& request);
   std::size_t choose_num_tokens(const Request& request, const Budget& budget) const;
