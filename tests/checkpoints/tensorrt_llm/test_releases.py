@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from precast.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from precast.checkpoints.ranks.rank_model import rank_model
+from precast.checkpoints.ranks.tensor_slice import TensorSlice
 from tests.checkpoints.editing import edit_json
 from tests.checkpoints.tensorrt_llm.releases import (
     RELEASES,
@@ -136,3 +138,38 @@ def test_llama3_rope_of_metas_files(tmp_path: Path) -> None:
     edit_json(unified / "config.json", rotary_scaling={"rope_type": "llama3", "factor": 32.0})
     with open_checkpoint(source) as original, open_checkpoint(unified, tokenizer=source) as read:
         assert read.config == original.config
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_a_head_that_differs_in_its_last_row_is_its_own(
+    axis: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to 0.12, whether the head is the embedding is what the files say, compared a few rows at a time."""
+    monkeypatch.setattr("precast.checkpoints.tensorrt_llm.tensors._COMPARED_ROWS", 5)
+    model = TinyModel("llama", kv_heads=2)
+    tensors = hf_tensors(model, 0)
+    head = tensors["model.embed_tokens.weight"].copy()
+    for is_tied in (True, False):
+        head[-1, -1] += 0 if is_tied else 1
+        directory = tmp_path / f"tied_{is_tied}"
+        unified = write_unified(model, {**tensors, "lm_head.weight": head}, directory, Division("0.9", 2, 1, axis))
+        with open_checkpoint(unified) as read:
+            assert ("lm_head.weight" not in read.names()) == is_tied
+
+
+def test_a_rank_reads_its_own_copy(tmp_path: Path) -> None:
+    """Norms, biases after a sum, and key-value heads of which there are fewer than ranks lie in several files."""
+    model = TinyModel("llama", kv_heads=1, group=4, mlp_bias=True)
+    unified = write_unified(model, hf_tensors(model, 0), tmp_path / "unified", Division("later", tp=2))
+    copied = ("input_layernorm.weight", "mlp.proj.bias", "attention.qkv.weight")
+    path = unified / "rank1.safetensors"
+    tensors = load_file(path)
+    for name in copied:
+        tensors[f"transformer.layers.0.{name}"] += 1
+    save_file(tensors, path)
+    with open_checkpoint(unified) as read:
+        for part in ("mixer_norm.weight", "feed_forward.down.bias", "attention.k.weight", "attention.v.weight"):
+            name = f"layers.0.{part}"
+            whole = TensorSlice(read.info(name).shape)
+            np.testing.assert_array_equal(read.read(name, whole, 1), read.read(name, whole, 0) + 1, err_msg=name)
+            np.testing.assert_array_equal(read.read(name, whole, 0), read.tensor(name), err_msg=name)
