@@ -7,7 +7,7 @@ What differs between releases:
 
 - 0.9 and 0.10 wrote plain dictionaries: no head_size, qk_layernorm, rotary_embedding_dim, mlp_bias; experts as
   moe_num_experts; a mapping of world_size, tp_size and pp_size alone. Qwen 2 was QWenForCausalLM with a qwen_type.
-- Up to 0.12 nothing says whether the head is the embedding's table. There is share_embedding_table, the converter's
+- Up to 0.13 nothing says whether the head is the embedding's table. There is share_embedding_table, the converter's
   option to store one of two tables that are equal. Later there is tie_word_embeddings.
 - Qwen 3 came last, and its configs say that qk_layernorm is false.
 """
@@ -18,7 +18,7 @@ from precast.checkpoints.errors import ConfigError, UnsupportedArchitectureError
 from precast.checkpoints.json_object import JsonObject
 from precast.checkpoints.ranks.mapping import Mapping as RankMapping
 from precast.checkpoints.ranks.partition import Partition
-from precast.checkpoints.tensorrt_llm.supported import refuse_unsupported, refuse_unsupported_mapping
+from precast.checkpoints.tensorrt_llm.supported import refuse_engine, refuse_unsupported, refuse_unsupported_mapping
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 QWEN_TYPES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -36,8 +36,8 @@ _ACTIVATIONS = {"swiglu": "silu"}  # of a gated feed-forward, which these archit
 
 
 def is_unified_config(config: JsonObject) -> bool:
-    """Whether this is a unified checkpoint's config: it names one architecture, where Hugging Face's has a list."""
-    return "architecture" in config and "architectures" not in config
+    """Whether this is a config of TensorRT-LLM: it names one architecture, where Hugging Face's has a list."""
+    return "architectures" not in config and ("architecture" in config or "pretrained_config" in config)
 
 
 def to_hugging_face(config: JsonObject, companion: JsonObject | None) -> JsonObject:
@@ -50,8 +50,9 @@ def to_hugging_face(config: JsonObject, companion: JsonObject | None) -> JsonObj
 
     Raises:
         UnsupportedArchitectureError, UnsupportedDtypeError, UnsupportedRopeError: what is not supported.
-        ConfigError: a value is missing or of another type, or the companion is of another model.
+        ConfigError: a value is missing or of another type, the companion is of another model, or it is an engine.
     """
+    refuse_engine(config)
     architecture = _architecture(config)
     refuse_unsupported(config, architecture)
     values: dict[str, Any] = {"architectures": [architecture], **_sizes(config), **_rope(config)}

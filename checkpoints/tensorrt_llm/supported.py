@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from precast.checkpoints.errors import (
+    ConfigError,
     PartitionError,
     UnsupportedArchitectureError,
     UnsupportedDtypeError,
@@ -47,6 +48,15 @@ _BIASES: Mapping[str, tuple[tuple[bool, ...], tuple[bool, ...]]] = {
     "Qwen2ForCausalLM": ((True,), (False,)),
     "Qwen3ForCausalLM": ((False,), (False,)),
 }
+
+
+def refuse_engine(config: JsonObject) -> None:
+    """Raise ConfigError for what trtllm-build made of a checkpoint: it holds the checkpoint's config in its own."""
+    if "pretrained_config" in config:
+        raise ConfigError(
+            f"{config.source}: belongs to an engine of TensorRT-LLM, whose weights only TensorRT can read; give the "
+            "checkpoint that the engine was built from"
+        )
 
 
 def refuse_unsupported(config: JsonObject, architecture: str) -> None:

@@ -101,7 +101,7 @@ def head_is_the_embedding(
 ) -> bool:
     """Whether a model has one table for both: no other is stored, or one of equal values.
 
-    For models whose config ties them or, as those up to 0.12, does not say. TensorRT-LLM itself, too, takes the
+    For models whose config ties them or, as those up to 0.13, does not say. TensorRT-LLM itself, too, takes the
     embedding where there is no head. `config` is the untied model's.
     """
     last = partition.mapping.world_size - partition.mapping.tensor_parallel_size

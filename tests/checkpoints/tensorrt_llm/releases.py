@@ -28,6 +28,7 @@ RELEASES = {
     "0.9": ("llama", "mistral"),
     "0.10": ("qwen2",),
     "0.12": ("llama", "mistral"),
+    "0.13": ("llama", "mistral", "qwen2"),
     "later": ("llama", "mistral", "qwen2", "qwen3"),
 }
 
@@ -68,7 +69,7 @@ class Division:
     tp: int = 1
     pp: int = 1
     embedding_axis: int | None = None
-    shares_embedding: bool = False  # --use_embedding_sharing, until 0.12
+    shares_embedding: bool = False  # --use_embedding_sharing, until 0.13
 
     @property
     def is_legacy(self) -> bool:
@@ -82,16 +83,18 @@ def can_convert(model: TinyModel, division: Division) -> bool:
     groups = model.kv_heads % tp == 0 or tp % model.kv_heads == 0
     if not (divides and groups and pp <= model.layers):
         return False
-    if not division.is_legacy:
-        return not division.shares_embedding
     axis, is_even = division.embedding_axis, model.vocab % tp == 0
+    can_share = model.tied and pp == 1 and (tp == 1 or axis == 0) and (is_even or not division.is_legacy)
+    if division.shares_embedding and not can_share:
+        return False
+    if not division.is_legacy:
+        return True
     is_padded = model.tied and pp == 1  # and an engine's parameter has a share of the padded table, or all of the other
     loads = is_even or (axis == 0) == is_padded
-    shares = not division.shares_embedding or (model.tied and pp == 1 and is_even and (tp == 1 or axis == 0))
     plain = not model.mlp_bias and (not model.bias or model.group == 1)
     square = model.group > 1 or model.heads * model.head_size == model.hidden
     old_head_size = division.release == "0.12" or model.heads * model.head_size == model.hidden
-    return loads and shares and plain and square and old_head_size and model.layers % pp == 0
+    return loads and plain and square and old_head_size and model.layers % pp == 0
 
 
 def hf_tensors(model: TinyModel, seed: int) -> Tensors:
@@ -189,7 +192,7 @@ def unified_config(model: TinyModel, division: Division) -> dict[str, Any]:
         "embedding_sharding_dim": division.embedding_axis or 0,
         "disable_weight_only_quant_plugin": False,
     }
-    if division.is_legacy:
+    if division.release != "later":
         config["share_embedding_table"] = division.shares_embedding
     if division.release == "0.9":
         config |= {"moe_num_experts": 0, "moe_top_k": 0, "moe_tp_mode": 2, "moe_normalization_mode": None,
@@ -207,7 +210,7 @@ def unified_config(model: TinyModel, division: Division) -> dict[str, Any]:
         }
         config |= {"qwen_type": model.family, "use_logn_attn": False} if "qwen" in model.family else {
             "residual_mlp": False, "remove_duplicated_kv_heads": False}  # fmt: skip
-    if not division.is_legacy:
+    if division.release == "later":
         mapping |= {"moe_cluster_size": 1, "attn_tp_size": division.tp, "attn_cp_size": 1, "auto_parallel": False}
         config |= {"tie_word_embeddings": model.tied, "rotary_embedding_dim": model.head_size,
                    "runtime_defaults": None, "fc_after_embed": False, "layer_idx_offset": 0}  # fmt: skip

@@ -92,6 +92,10 @@ def test_a_conversion_is_read_as_its_source(conversion: tuple[TinyModel, Divisio
         (TinyModel("qwen2", kv_heads=2, tied=True), Division("0.10", tp=4)),
         (TinyModel("qwen2", kv_heads=2, tied=True), Division("0.10", shares_embedding=True)),
         (TinyModel("mistral", kv_heads=2, head_size=4), Division("0.12", tp=2, embedding_axis=1)),
+        (
+            TinyModel("qwen2", kv_heads=2, tied=True, vocab=13),
+            Division("0.13", 4, embedding_axis=0, shares_embedding=True),
+        ),
         (TinyModel("mistral", kv_heads=1, layers=3), Division("later", tp=2, pp=2)),
         (TinyModel("llama", kv_heads=2, bias=True, mlp_bias=True), Division("later", tp=4)),
         (TinyModel("qwen3", kv_heads=2, head_size=4, vocab=9), Division("later", tp=4, embedding_axis=0)),
@@ -144,7 +148,7 @@ def test_llama3_rope_of_metas_files(tmp_path: Path) -> None:
 def test_a_head_that_differs_in_its_last_row_is_its_own(
     axis: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Up to 0.12, whether the head is the embedding is what the files say, compared a few rows at a time."""
+    """Up to 0.13, whether the head is the embedding is what the files say, compared a few rows at a time."""
     monkeypatch.setattr("precast.checkpoints.tensorrt_llm.tensors._COMPARED_ROWS", 5)
     model = TinyModel("llama", kv_heads=2)
     tensors = hf_tensors(model, 0)
@@ -155,6 +159,7 @@ def test_a_head_that_differs_in_its_last_row_is_its_own(
         unified = write_unified(model, {**tensors, "lm_head.weight": head}, directory, Division("0.9", 2, 1, axis))
         with open_checkpoint(unified) as read:
             assert ("lm_head.weight" not in read.names()) == is_tied
+            assert read.hf_config["tie_word_embeddings"] == is_tied
 
 
 def test_a_rank_reads_its_own_copy(tmp_path: Path) -> None:

@@ -51,6 +51,14 @@ def test_another_model_is_refused(family: str, changes: dict[str, Any], message:
         open_checkpoint(make(family, tmp_path, **changes))
 
 
+def test_an_engine_is_none(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"version": "0.17.0", "pretrained_config": {}, "build_config": {}}')
+    with pytest.raises(
+        errors.ConfigError, match=r"config.json: belongs to an engine of TensorRT-LLM, .* give the check"
+    ):
+        open_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
