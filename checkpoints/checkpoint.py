@@ -217,10 +217,11 @@ def _open_unified(path: Path, unified: JsonObject, generation: JsonObject | None
     if isinstance(config.head, HeadConfig) and config.head.tied:
         untied = replace(config, head=replace(config.head, tied=False))
         config = config if head_is_the_embedding(untied, partition, axis, files) else untied
+    hf_values = {**hf.values, "tie_word_embeddings": isinstance(config.head, HeadConfig) and config.head.tied}
     tensors = map_unified_tensors(config, partition, axis, files)
     generation_config = None if generation is None else generation.values
     return Checkpoint(
-        path, config, hf.values, generation_config, files, tensors, partition, tokenizer=tokenizer, is_unified=True
+        path, config, hf_values, generation_config, files, tensors, partition, tokenizer=tokenizer, is_unified=True
     )
 
 

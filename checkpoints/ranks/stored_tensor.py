@@ -88,7 +88,7 @@ class StoredTensor:
         if wanted.axis == self.axis:
             pieces = [_clip(self._array(files, part, rank), wanted, part.start) for part in self._overlapping(wanted)]
         else:
-            pieces = [_clip(_join([self._array(files, part, rank) for part in self.parts], self.axis), wanted, 0)]
+            pieces = [_join([_clip(self._array(files, part, rank), wanted, 0) for part in self.parts], self.axis)]
         num_missing = wanted.stop - max(wanted.start, self.shape[wanted.axis])
         if num_missing > 0:
             shape = (*wanted.shape[: wanted.axis], num_missing, *wanted.shape[wanted.axis + 1 :])

@@ -1,65 +1,43 @@
 """A unified checkpoint's config.json as the Hugging Face config that it was made from.
 
-Both say the same of a model under other names, so the families' readers do the rest. What would change the result and
-is not read is refused by name; keys that only concern how TensorRT-LLM builds (logits_dtype, disable_weight_only_...,
-runtime_defaults, ...) are passed over.
+Both say the same of a model under other names, so the families' readers do the rest. What a config does not say has
+TensorRT-LLM's default, which is not always Hugging Face's. `supported.py` refuses what would make another model.
+
+What differs between releases:
+
+- 0.9 and 0.10 wrote plain dictionaries: no head_size, qk_layernorm, rotary_embedding_dim, mlp_bias; experts as
+  moe_num_experts; a mapping of world_size, tp_size and pp_size alone. Qwen 2 was QWenForCausalLM with a qwen_type.
+- Up to 0.13 nothing says whether the head is the embedding's table. There is share_embedding_table, the converter's
+  option to store one of two tables that are equal. Later there is tie_word_embeddings.
+- Qwen 3 came last, and its configs say that qk_layernorm is false.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
-from precast.checkpoints.errors import (
-    ConfigError,
-    PartitionError,
-    UnsupportedArchitectureError,
-    UnsupportedDtypeError,
-    UnsupportedRopeError,
-)
+from precast.checkpoints.errors import ConfigError, UnsupportedArchitectureError
 from precast.checkpoints.json_object import JsonObject
 from precast.checkpoints.ranks.mapping import Mapping as RankMapping
 from precast.checkpoints.ranks.partition import Partition
+from precast.checkpoints.tensorrt_llm.supported import refuse_engine, refuse_unsupported, refuse_unsupported_mapping
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 QWEN_TYPES = {"qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+DEFAULT_NORM_EPSILON, DEFAULT_ROTARY_BASE = 1e-5, 10000.0
+# Converters of Meta's own files wrote no more than the type; TensorRT-LLM's rotary tables take these then.
+DEFAULT_LLAMA3_SCALING = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_SAME_NAMES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-    "mlp_bias",
-    "tie_word_embeddings",
-)
-_OTHER_NAMES = {  # of TensorRT-LLM -> of Hugging Face
-    "head_size": "head_dim",
-    "norm_epsilon": "rms_norm_eps",
-    "rotary_base": "rope_theta",
-    "rotary_scaling": "rope_scaling",
-    "attn_bias": "attention_bias",
-    "dtype": "torch_dtype",
-}
-_NEUTRAL_VALUES: Mapping[str, Any] = {  # what a model may not be more than
-    "residual_mlp": False,
-    "use_logn_attn": False,
-    "fc_after_embed": False,
-    "remove_duplicated_kv_heads": False,
-    "use_input_layernorm_in_first_layer": True,
-    "use_last_layernorm": True,
-    "embedding_multiplier": 1.0,
-    "attention_multiplier": 1.0,
-    "residual_multiplier": 1.0,
-    "output_multiplier_scale": 1.0,
-    "rotary_pct": 1.0,
-}
-_ACTIVATIONS = {"silu": "silu", "swiglu": "silu"}  # of a gated feed-forward, which these architectures always have
+_WINDOWS = ("sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
+_ACTIVATIONS = {"swiglu": "silu"}  # of a gated feed-forward, which these architectures always have
 
 
 def is_unified_config(config: JsonObject) -> bool:
-    """Whether this is a unified checkpoint's config: it names one architecture, where Hugging Face's has a list."""
-    return "architecture" in config and "architectures" not in config
+    """Whether this is a config of TensorRT-LLM: it names one architecture, where Hugging Face's has a list."""
+    return "architectures" not in config and ("architecture" in config or "pretrained_config" in config)
 
 
 def to_hugging_face(config: JsonObject, companion: JsonObject | None) -> JsonObject:
@@ -71,25 +49,28 @@ def to_hugging_face(config: JsonObject, companion: JsonObject | None) -> JsonObj
             the attention window are taken from it, which a unified checkpoint does not say.
 
     Raises:
-        UnsupportedArchitectureError, UnsupportedDtypeError, UnsupportedRopeError, ConfigError: what is not supported.
+        UnsupportedArchitectureError, UnsupportedDtypeError, UnsupportedRopeError: what is not supported.
+        ConfigError: a value is missing or of another type, the companion is of another model, or it is an engine.
     """
-    _refuse_quantization(config)
+    refuse_engine(config)
     architecture = _architecture(config)
-    _refuse_experts(config)
-    _refuse_other_values(config)
-    _check_rope(config)
-    activation = config.string("hidden_act", "silu")
-    values: dict[str, Any] = {
-        "architectures": [architecture],
+    refuse_unsupported(config, architecture)
+    values: dict[str, Any] = {"architectures": [architecture], **_sizes(config), **_rope(config)}
+    activation = config.string("hidden_act")
+    values |= {
         "hidden_act": _ACTIVATIONS.get(activation, activation),
-        **{name: config.values[name] for name in _SAME_NAMES if name in config},
-        **{theirs: config.values[ours] for ours, theirs in _OTHER_NAMES.items() if ours in config},
+        "torch_dtype": config.string("dtype"),
+        "rms_norm_eps": config.number("norm_epsilon", DEFAULT_NORM_EPSILON),
+        "attention_bias": config.boolean("attn_bias", False),
+        "mlp_bias": config.boolean("mlp_bias", False),
+        # Where nobody says, the files do: see head_is_the_embedding.
+        "tie_word_embeddings": config.boolean("tie_word_embeddings", True)
+        or config.boolean("share_embedding_table", False),
     }
     if companion is not None:
-        names = (*_SPECIAL_TOKENS, "sliding_window", "use_sliding_window", "max_window_layers", "layer_types")
-        values |= {name: companion.values[name] for name in names if name in companion}
-        if "sliding_window" in companion.values:  # null means that there is none, where a family's default is another
-            values["sliding_window"] = companion.values["sliding_window"]
+        _check_companion(companion, values)
+        # Null counts: a sliding_window of null is none, where a family's default is another.
+        values |= {key: companion.values[key] for key in (*_SPECIAL_TOKENS, *_WINDOWS) if key in companion.values}
     elif architecture == "MistralForCausalLM":
         values["sliding_window"] = None
     return JsonObject(values, config.source)
@@ -98,11 +79,7 @@ def to_hugging_face(config: JsonObject, companion: JsonObject | None) -> JsonObj
 def read_partition(config: JsonObject, num_layers: int) -> Partition:
     """The ranks that the files were written for. Of stages that cannot be equal the first have one layer more."""
     mapping = config.optional_object("mapping") or JsonObject({}, config.source)
-    for key in ("cp_size", "moe_ep_size"):
-        if mapping.positive_integer(key, 1) > 1:
-            raise PartitionError(f"{mapping.source}: {key} {mapping.values[key]} is not supported; supported: 1")
-    if mapping.boolean("auto_parallel", False):
-        raise PartitionError(f"{mapping.source}: auto_parallel is not supported; convert for a tp_size and a pp_size")
+    refuse_unsupported_mapping(mapping)
     sizes = mapping.positive_integer("tp_size", 1), mapping.positive_integer("pp_size", 1)
     world_size = mapping.positive_integer("world_size", sizes[0] * sizes[1])
     if world_size != sizes[0] * sizes[1]:
@@ -138,46 +115,35 @@ def _architecture(config: JsonObject) -> str:
     return name
 
 
-def _refuse_quantization(config: JsonObject) -> None:
-    quantization = config.optional_object("quantization")
-    for key in ("quant_algo", "kv_cache_quant_algo"):
-        algorithm = None if quantization is None else quantization.optional_string(key)
-        if algorithm is not None:
-            raise UnsupportedDtypeError(
-                f"{config.source}: {key} {algorithm} is not supported; use a checkpoint that is not quantised"
+def _check_companion(companion: JsonObject, values: dict[str, Any]) -> None:
+    """That both are configs of one model, as far as the companion says: its window and tokens would be wrong."""
+    for key in ("architectures", "hidden_size", "num_hidden_layers"):
+        if key in companion and companion.values[key] != values[key]:
+            raise ConfigError(
+                f"{companion.source}: {key} is {companion.values[key]!r}, the checkpoint's is {values[key]!r}; as "
+                "tokenizer, give a directory of the same model, or one without a config.json"
             )
 
 
-def _refuse_experts(config: JsonObject) -> None:
-    moe = config.optional_object("moe")
-    num_experts = (moe.optional_integer("num_experts") if moe else None) or config.optional_integer("moe_num_experts")
-    if num_experts:
-        raise UnsupportedArchitectureError(f"{config.source}: a mixture of {num_experts} experts is not supported")
+def _sizes(config: JsonObject) -> dict[str, int]:
+    hidden_size, num_heads = config.positive_integer("hidden_size"), config.positive_integer("num_attention_heads")
+    if "head_size" not in config and hidden_size % num_heads != 0:
+        raise config.error("hidden_size", f"a multiple of num_attention_heads {num_heads}, for there is no head_size")
+    return {
+        "vocab_size": config.positive_integer("vocab_size"),
+        "hidden_size": hidden_size,
+        "intermediate_size": config.positive_integer("intermediate_size", 4 * hidden_size),
+        "num_hidden_layers": config.positive_integer("num_hidden_layers"),
+        "num_attention_heads": num_heads,
+        "num_key_value_heads": config.positive_integer("num_key_value_heads", num_heads),
+        "head_dim": config.positive_integer("head_size", hidden_size // num_heads),
+        "max_position_embeddings": config.positive_integer("max_position_embeddings"),
+    }
 
 
-def _refuse_other_values(config: JsonObject) -> None:
-    for key, neutral in _NEUTRAL_VALUES.items():
-        value = config.values.get(key)
-        if value is not None and value != neutral:
-            raise UnsupportedArchitectureError(
-                f"{config.source}: {key} {value!r} is not supported; supported: {neutral!r}"
-            )
-    if config.boolean("qk_layernorm", False) and _architecture(config) != "Qwen3ForCausalLM":
-        raise UnsupportedArchitectureError(
-            f"{config.source}: qk_layernorm is not supported for {config.string('architecture')}"
-        )
-
-
-def _check_rope(config: JsonObject) -> None:
-    kind = config.string("position_embedding_type")
-    if kind != "rope_gpt_neox":
-        raise UnsupportedRopeError(
-            f"{config.source}: position_embedding_type {kind!r} is not supported; supported: 'rope_gpt_neox'"
-        )
-    heads = config.positive_integer("num_attention_heads")
-    head_size = config.positive_integer("head_size", config.positive_integer("hidden_size") // heads)
-    rotary = config.positive_integer("rotary_embedding_dim", head_size)
-    if rotary != head_size:
-        raise UnsupportedRopeError(
-            f"{config.source}: rotary_embedding_dim {rotary} of a head_size of {head_size} is not supported"
-        )
+def _rope(config: JsonObject) -> dict[str, Any]:
+    scaling = config.optional_object("rotary_scaling")
+    parameters = None if scaling is None else dict(scaling.values)
+    if scaling is not None and (scaling.optional_string("rope_type") or scaling.optional_string("type")) == "llama3":
+        parameters = {**DEFAULT_LLAMA3_SCALING, **scaling.values}
+    return {"rope_theta": config.number("rotary_base", DEFAULT_ROTARY_BASE), "rope_scaling": parameters}

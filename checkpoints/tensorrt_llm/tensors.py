@@ -42,8 +42,8 @@ _MODULES = {
     "feed_forward.down": "mlp.proj",
 }
 _FUSED = ("attention.q", "attention.k", "attention.v")
-# Constants that follow from the config, and that some releases saved with the weights.
-_IGNORED = re.compile(r".*\b(rotary_inv_freq|embed_positions\w*)")
+# Tables of angles that follow from the config: from 0.12 on a model has them as parameters, and saving it saves them.
+_IGNORED = re.compile(r"(?:.*\.)?(?:long_rope_)?(?:rotary_inv_freq|embed_positions)\w*|(?:short|long)_inv_freq")
 _COMPARED_ROWS = 4096
 
 
@@ -99,9 +99,10 @@ def map_unified_tensors(
 def head_is_the_embedding(
     config: ModelConfig, partition: Partition, embedding_axis: int | None, files: RankFiles
 ) -> bool:
-    """Whether a model whose config ties them has one table for both: no other is stored, or one of equal values.
+    """Whether a model has one table for both: no other is stored, or one of equal values.
 
-    `config` is the untied model's.
+    For models whose config ties them or, as those up to 0.13, does not say. TensorRT-LLM itself, too, takes the
+    embedding where there is no head. `config` is the untied model's.
     """
     last = partition.mapping.world_size - partition.mapping.tensor_parallel_size
     if HEAD not in files.names(last):
@@ -112,7 +113,10 @@ def head_is_the_embedding(
     blocks = [
         TensorSlice((min(_COMPARED_ROWS, rows - start), features), 0, start) for start in range(0, rows, _COMPARED_ROWS)
     ]
-    return all(np.array_equal(embedding.read(files, block), head.read(files, block)) for block in blocks)
+    is_equal = all(np.array_equal(embedding.read(files, block), head.read(files, block)) for block in blocks)
+    for tensor in (embedding, head):
+        tensor.release(files)
+    return is_equal
 
 
 def _add_layers(parts: _Parts, model: RankModel, shapes: Mapping[str, Shape]) -> None:
