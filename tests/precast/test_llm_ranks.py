@@ -136,7 +136,8 @@ class TestLoading:
         program = (
             "from precast import LLM, SamplingParams\n"
             f"llm = LLM({str(tiny_llama('gqa'))!r}, tensor_parallel_size=2)\n"
-            "print(llm.info['tensor_parallel_size'], llm.generate('x', SamplingParams(max_tokens=2)).outputs[0].length)\n"
+            "output = llm.generate('x', SamplingParams(max_tokens=2, ignore_eos=True))\n"
+            "print(llm.info['tensor_parallel_size'], output.outputs[0].length)\n"
             "llm.save('engine')\n"
         )
         run = subprocess.run(
