@@ -1,0 +1,186 @@
+// runtime/native/src/ranks: steps in shared memory, and the processes of ranks, without an engine.
+#include "runtime/native/src/ranks/step_memory.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <stdexcept>
+#include <thread>
+
+#include "runtime/native/src/error.h"
+#include "runtime/native/src/ranks/worker_processes.h"
+#include "tests/native/check.h"
+
+namespace precast {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr StepLimits limits{.world_size = 3,
+                            .num_slots = 2,
+                            .max_tokens = 100,
+                            .max_sequences = 10,
+                            .max_table_entries = 200,
+                            .max_logit_rows = 10,
+                            .vocab_size = 7,
+                            .carries_logits = true};
+
+std::vector<std::int32_t> random_numbers(std::mt19937& random, std::size_t count) {
+  std::vector<std::int32_t> numbers(count);
+  for (std::int32_t& number : numbers) number = static_cast<std::int32_t>(random() % 1000) - 1;
+  return numbers;
+}
+
+StepBatch random_step(std::mt19937& random, std::uint64_t id) {
+  StepBatch batch;
+  batch.id = id;
+  const std::size_t sequences = 1 + random() % 10;
+  batch.token_ids = random_numbers(random, 1 + random() % 100);
+  batch.query_starts = random_numbers(random, sequences + 1);
+  batch.context_lengths = random_numbers(random, sequences);
+  batch.logit_rows = random_numbers(random, random() % 11);
+  for (std::size_t group = random() % 3; group > 0; --group) {
+    const std::size_t width = random() % 10;
+    batch.block_tables.push_back({random_numbers(random, sequences * width), static_cast<std::int32_t>(width)});
+  }
+  return batch;
+}
+
+template <typename Action>
+std::string refusal(Action&& action) {
+  try {
+    action();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+// A process that does anything but what a worker does.
+WorkerArguments arguments(std::size_t rank, const RankMemory& ranks) {
+  WorkerArguments worker;
+  worker.rank = rank;
+  worker.rank_memory = worker.step_memory = ranks.memory().descriptor();
+  return worker;
+}
+
+// A program that takes any arguments and never ends.
+std::string write_endless_program() {
+  const std::filesystem::path path =
+      std::filesystem::temp_directory_path() / ("precast-endless-" + std::to_string(::getpid()));
+  std::ofstream(path) << "#!/bin/sh\nexec sleep 1000\n";
+  std::filesystem::permissions(path, std::filesystem::perms::owner_all);
+  return path.string();
+}
+
+void wait_until_failed(const RankMemory& ranks) {
+  for (const Clock::time_point start = Clock::now(); !ranks.has_failed();) {
+    CHECK(Clock::now() - start < std::chrono::seconds(10));
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+}  // namespace
+
+TEST("steps: what rank 0 writes is what a worker reads, whichever slot it lies in") {
+  const auto writer = StepMemory::create(limits, 42);
+  const auto reader = StepMemory::open(SharedMemory::open(::dup(writer->memory().descriptor())), 42);
+  std::mt19937 random(1);
+  StepBatch read = random_step(random, 0);  // whatever was read before leaves nothing behind
+  for (std::uint32_t number = 1; number < 200; ++number) {
+    const StepBatch written = random_step(random, 1000 + number);
+    writer->publish(number, written);
+    CHECK_EQ(reader->published().load(), number);
+    reader->read(number, read);
+    CHECK_EQ(read.id, written.id);
+    CHECK(read.token_ids == written.token_ids);
+    CHECK(read.query_starts == written.query_starts);
+    CHECK(read.context_lengths == written.context_lengths);
+    CHECK(read.logit_rows == written.logit_rows);
+    CHECK_EQ(read.block_tables.size(), written.block_tables.size());
+    for (std::size_t group = 0; group < read.block_tables.size(); ++group) {
+      CHECK_EQ(read.block_tables[group].width, written.block_tables[group].width);
+      CHECK(read.block_tables[group].blocks == written.block_tables[group].blocks);
+    }
+    reader->report_done(2, number);
+    CHECK_EQ(writer->worker(2).done.load(), number);
+    CHECK_EQ(writer->worker(1).done.load(), 0U);
+    reader->logits(number)[69] = static_cast<float>(number);
+    CHECK_EQ(writer->logits(number)[69], static_cast<float>(number));
+  }
+  CHECK(!reader->is_stopped());
+  writer->stop();
+  CHECK(reader->is_stopped());
+}
+
+TEST("steps: a step that is too large, or that has unknown tokens, is a defect of rank 0") {
+  const auto steps = StepMemory::create(limits, 1);
+  StepBatch large;
+  large.token_ids.assign(100'000, 1);
+  CHECK_EQ(refusal([&] { steps->publish(1, large); }), "a step is larger than the memory between ranks was made for");
+  StepBatch unknown;
+  unknown.token_sources.push_back({});
+  CHECK_EQ(refusal([&] { steps->publish(1, unknown); }), "a step for several ranks has tokens that are not known");
+}
+
+TEST("steps: a rank of another build is refused, and so is memory that holds no steps") {
+  const auto steps = StepMemory::create(limits, 7);
+  const auto mapped = [&] { return SharedMemory::open(::dup(steps->memory().descriptor())); };
+  CHECK_EQ(refusal([&] { StepMemory::open(mapped(), 8); }),
+           "rank 0 runs build 7 of precast and the engine, and this is 8: all ranks must run the same one");
+  CHECK(refusal([&] { StepMemory::open(SharedMemory::create(1 << 20), 7); }).find("another layout") != std::string::npos);
+  steps->report_error(1, 5, "no such file");
+  const auto opened = StepMemory::open(mapped(), 7);
+  const StepMemory::Worker& worker = opened->worker(1);
+  CHECK_EQ(worker.error_code, 5);
+  CHECK_EQ(std::string(worker.error, worker.error_bytes), "no such file");
+}
+
+TEST("workers: a process that ends is a failure that names its rank, and none is left behind") {
+  for (const auto& [program, words] : {std::pair{"/bin/false", "ended with status 1"}, {"/bin/true", "ended with status 0"}}) {
+    const auto ranks = RankMemory::create({.tensor_parallel_size = 2});
+    std::vector<pid_t> ids;
+    {
+      const WorkerProcesses processes(program, {arguments(1, *ranks)}, ranks);
+      ids = processes.process_ids();
+      wait_until_failed(*ranks);
+    }
+    CHECK_EQ(ranks->failure(), "rank 1 (process " + std::to_string(ids.at(0)) + ") " + words);
+    CHECK_EQ(::waitpid(ids[0], nullptr, WNOHANG), -1);  // it was waited for
+  }
+}
+
+TEST("workers: a process that is killed is named with its signal, and those that go on are killed at the end") {
+  const auto ranks = RankMemory::create({.tensor_parallel_size = 3});
+  std::vector<pid_t> ids;
+  {
+    const std::string program = write_endless_program();
+    const WorkerProcesses processes(program, {arguments(1, *ranks), arguments(2, *ranks)}, ranks);
+    ids = processes.process_ids();
+    ::kill(ids.at(0), SIGKILL);
+    wait_until_failed(*ranks);
+    CHECK_EQ(ranks->failure(), "rank 1 (process " + std::to_string(ids[0]) + ") was killed by SIGKILL");
+  }
+  for (const pid_t id : ids) CHECK_EQ(::waitpid(id, nullptr, WNOHANG), -1);
+  std::filesystem::remove(write_endless_program());
+}
+
+TEST("workers: a program that does not exist is said so, and the path is looked for where it should be") {
+  const auto ranks = RankMemory::create({.tensor_parallel_size = 2});
+  CHECK(refusal([&] { WorkerProcesses("/nowhere/worker", {arguments(1, *ranks)}, ranks); }).find("cannot start rank 1") == 0);
+  CHECK(refusal([] { find_worker("/nowhere/worker"); }).find("No such file or directory") != std::string::npos);
+  CHECK_EQ(find_worker("/bin/true"), "/bin/true");
+  CHECK_EQ(refusal([] { WorkerArguments::from_strings({"1", "2"}); }), "precast-worker is started by precast, not by hand");
+  WorkerArguments given;
+  given.rank = 3;
+  given.engine_dir = "/a b";
+  given.num_blocks = 17;
+  CHECK(WorkerArguments::from_strings(given.to_strings()).to_strings() == given.to_strings());
+}
+
+}  // namespace precast
