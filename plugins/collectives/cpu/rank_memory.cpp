@@ -2,6 +2,7 @@
 #include "plugins/collectives/cpu/rank_memory.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -16,10 +17,6 @@ namespace {
 constexpr std::uint64_t magic = 0x3130'4b4e'4152'4350;  // "PCRANK01"
 constexpr std::uint32_t layout_version = 1;
 constexpr std::size_t header_bytes = 4096;
-constexpr std::size_t max_reason_bytes = 1024;
-
-enum Failure : std::uint32_t { none = 0, being_written = 1, written = 2 };
-
 struct Header {
   std::uint64_t magic;
   std::uint32_t layout_version;
@@ -28,9 +25,7 @@ struct Header {
   std::uint64_t pipeline_parallel_size;
   std::uint64_t buffer_bytes;
   std::uint64_t slot_bytes;
-  alignas(64) std::atomic<std::uint32_t> failure;
-  std::uint32_t reason_bytes;
-  char reason[max_reason_bytes];
+  alignas(64) std::atomic<std::uint32_t> failed_by;  // an author, plus 1; 0: the ranks have not failed
 };
 static_assert(sizeof(Header) <= header_bytes);
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
@@ -41,8 +36,13 @@ std::size_t rank_bytes(const RankMemorySizes& sizes) noexcept {
   return sizeof(RankState) + sizeof(ChannelState) + 2 * sizes.buffer_bytes + sizes.num_slots * sizes.slot_bytes;
 }
 
+// Of a Reason.
+constexpr std::size_t reason_bytes = 1024;
+
+std::size_t reasons_bytes(const RankMemorySizes& sizes) noexcept { return (sizes.world_size() + 1) * reason_bytes; }
+
 std::size_t total_bytes(const RankMemorySizes& sizes) noexcept {
-  return header_bytes + sizes.world_size() * rank_bytes(sizes);
+  return header_bytes + reasons_bytes(sizes) + sizes.world_size() * rank_bytes(sizes);
 }
 
 void check(const RankMemorySizes& sizes) {
@@ -50,7 +50,7 @@ void check(const RankMemorySizes& sizes) {
   const auto is_size = [](std::size_t bytes) { return bytes >= 128 && bytes <= most && bytes % 64 == 0; };
   const bool is_mapping = sizes.tensor_parallel_size >= 1 && sizes.pipeline_parallel_size >= 1 &&
                           sizes.tensor_parallel_size <= 1 << 15 && sizes.pipeline_parallel_size <= 1 << 15;
-  if (!is_mapping || !is_size(sizes.buffer_bytes) || !is_size(sizes.slot_bytes) || sizes.num_slots < 1 ||
+  if (!is_mapping || !is_size(sizes.buffer_bytes) || !is_size(sizes.slot_bytes) || !std::has_single_bit(sizes.num_slots) ||
       sizes.num_slots > 1 << 16 || rank_bytes(sizes) > std::numeric_limits<std::size_t>::max() / (sizes.world_size() + 1)) {
     throw std::invalid_argument("memory for " + std::to_string(sizes.tensor_parallel_size) + " x " +
                                 std::to_string(sizes.pipeline_parallel_size) + " ranks with buffers of " +
@@ -72,9 +72,7 @@ std::shared_ptr<RankMemory> RankMemory::create(const RankMemorySizes& sizes) {
                               .pipeline_parallel_size = sizes.pipeline_parallel_size,
                               .buffer_bytes = sizes.buffer_bytes,
                               .slot_bytes = sizes.slot_bytes,
-                              .failure = none,
-                              .reason_bytes = 0,
-                              .reason = {}};
+                              .failed_by = 0};
   return std::shared_ptr<RankMemory>(new RankMemory(std::move(memory), sizes));
 }
 
@@ -104,8 +102,18 @@ std::shared_ptr<RankMemory> RankMemory::open(std::shared_ptr<SharedMemory> memor
 RankMemory::RankMemory(std::shared_ptr<SharedMemory> memory, const RankMemorySizes& sizes)
     : memory_(std::move(memory)), sizes_(sizes) {}
 
+struct RankMemory::Reason {
+  std::uint32_t num_bytes;
+  char text[reason_bytes - sizeof(std::uint32_t)];
+};
+
+RankMemory::Reason& RankMemory::reason(std::size_t author) const noexcept {
+  static_assert(sizeof(Reason) == reason_bytes);
+  return reinterpret_cast<Reason*>(memory_->data() + header_bytes)[author];
+}
+
 std::byte* RankMemory::rank_data(std::size_t rank) const noexcept {
-  return memory_->data() + header_bytes + rank * rank_bytes(sizes_);
+  return memory_->data() + header_bytes + reasons_bytes(sizes_) + rank * rank_bytes(sizes_);
 }
 
 RankState& RankMemory::state(std::size_t rank) const noexcept {
@@ -130,13 +138,15 @@ float* RankMemory::slot_floats(std::size_t rank, std::size_t index) const noexce
   return reinterpret_cast<float*>(reinterpret_cast<std::byte*>(&slot(rank, index)) + 64);
 }
 
-void RankMemory::fail(std::string_view reason) const noexcept {
-  Header& shared = header(*memory_);
-  std::uint32_t expected = none;
-  if (!shared.failure.compare_exchange_strong(expected, being_written)) return;
-  shared.reason_bytes = static_cast<std::uint32_t>(std::min(reason.size(), max_reason_bytes));
-  std::memcpy(shared.reason, reason.data(), shared.reason_bytes);
-  shared.failure.store(written);
+void RankMemory::fail(std::size_t author, std::string_view text) const noexcept {
+  std::atomic<std::uint32_t>& failed_by = header(*memory_).failed_by;
+  if (failed_by.load() != 0) return;
+  // Written before anybody is told where: who is killed meanwhile has said nothing.
+  Reason& own = reason(author);
+  own.num_bytes = static_cast<std::uint32_t>(std::min(text.size(), sizeof own.text));
+  std::memcpy(own.text, text.data(), own.num_bytes);
+  std::uint32_t nobody = 0;
+  if (!failed_by.compare_exchange_strong(nobody, static_cast<std::uint32_t>(author) + 1)) return;
   for (std::size_t rank = 0; rank < sizes_.world_size(); ++rank) {
     futex_wake_all(state(rank).arrived);
     futex_wake_all(channel(rank).sent);
@@ -145,12 +155,14 @@ void RankMemory::fail(std::string_view reason) const noexcept {
 }
 
 bool RankMemory::has_failed() const noexcept {
-  return header(*memory_).failure.load(std::memory_order_acquire) == written;
+  return header(*memory_).failed_by.load(std::memory_order_acquire) != 0;
 }
 
 std::string RankMemory::failure() const {
-  const Header& shared = header(*memory_);
-  return {shared.reason, std::min<std::size_t>(shared.reason_bytes, max_reason_bytes)};
+  const std::uint32_t author = header(*memory_).failed_by.load(std::memory_order_acquire);
+  if (author == 0 || author > sizes_.world_size() + 1) return "the ranks have not failed";
+  const Reason& said = reason(author - 1);
+  return {said.text, std::min<std::size_t>(said.num_bytes, sizeof said.text)};
 }
 
 }  // namespace precast

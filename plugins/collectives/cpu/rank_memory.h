@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the ranks of an engine share on one host, and where it lies in their shared memory.
 //
-//     header             magic, layout, sizes; why the ranks have failed, if they have
+//     header             magic, layout, sizes; who has said that the ranks have failed, if anybody has
+//     reasons            one of each rank and one of who watches them: why they have failed
 //     rank 0: state      how far it has come in the collectives of its stage, that it is alive
 //             buffers    two, used in turns: what it gives to the others
 //             channel    a ring of slots: what it has sent to the next stage
@@ -25,7 +26,7 @@ struct RankMemorySizes {
   std::size_t pipeline_parallel_size = 1;
   std::size_t buffer_bytes = std::size_t{1} << 20;  // of each of the two buffers of a rank; a multiple of 64
   std::size_t slot_bytes = std::size_t{256} << 10;  // of a message's piece in a channel; a multiple of 64
-  std::size_t num_slots = 8;                        // of a channel
+  std::size_t num_slots = 8;                        // of a channel; a power of two, so that counters may wrap around
 
   std::size_t world_size() const noexcept { return tensor_parallel_size * pipeline_parallel_size; }
   bool operator==(const RankMemorySizes&) const = default;
@@ -38,8 +39,9 @@ struct RankState {
   std::atomic<std::uint32_t> sleepers;  // on `arrived`
   // What it does at its meetings, by the parity of their numbers: it can be one ahead of the slowest.
   std::atomic<std::uint64_t> meeting[2];
-  // Counts up while the rank does anything, also while it waits for others.
+  // Counts up while the rank does anything but wait for another rank.
   alignas(64) std::atomic<std::uint32_t> heartbeat;
+  std::atomic<std::uint32_t> waits_for;  // a rank, plus 1; 0: for none
 };
 
 // What one rank sends to the next stage. Numbers of pieces; both wrap around.
@@ -77,15 +79,19 @@ class RankMemory {
   std::size_t buffer_floats() const noexcept { return sizes_.buffer_bytes / sizeof(float); }
   std::size_t slot_floats() const noexcept { return (sizes_.slot_bytes - 64) / sizeof(float); }
 
-  // Makes every wait of every rank end with this reason, now and from now on. The first reason stays. Callable from any
-  // thread of any process.
-  void fail(std::string_view reason) const noexcept;
+  // Makes every wait of every rank end with this reason, now and from now on. The first reason stays. `author` is the rank
+  // that says so, or watcher(), in one thread at a time.
+  void fail(std::size_t author, std::string_view reason) const noexcept;
+  std::size_t watcher() const noexcept { return sizes_.world_size(); }
   bool has_failed() const noexcept;
   std::string failure() const;  // once has_failed()
 
  private:
   RankMemory(std::shared_ptr<SharedMemory> memory, const RankMemorySizes& sizes);
 
+  struct Reason;
+
+  Reason& reason(std::size_t author) const noexcept;
   std::byte* rank_data(std::size_t rank) const noexcept;
 
   std::shared_ptr<SharedMemory> memory_;

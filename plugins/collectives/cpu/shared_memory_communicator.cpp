@@ -18,7 +18,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::milliseconds longest_sleep{50};  // a rank that waits shows that it lives at least as often
+constexpr std::chrono::milliseconds longest_sleep{50};  // how often who waits looks whether others live
 constexpr std::size_t floats_per_task = 32 * 1024;
 constexpr std::size_t default_shared_sum_floats = 64 * 1024;
 constexpr int kind_shift = 56;
@@ -44,6 +44,7 @@ void publish(std::atomic<std::uint32_t>& word, const std::atomic<std::uint32_t>&
 template <typename F>
 void in_tasks(std::size_t size, const ParallelFor& parallel_for, F&& f) {
   if (size <= floats_per_task || parallel_for.threads() == 1) {
+    const FloatingPointScope scope;  // as tasks have it: sums must not depend on what the thread was set to
     f(std::size_t{0}, size);
     return;
   }
@@ -71,6 +72,7 @@ SharedMemoryCommunicator::SharedMemoryCommunicator(std::shared_ptr<RankMemory> m
   if (rank >= memory_->sizes().world_size()) {
     throw CommunicatorError(name(rank) + " is not one of the " + std::to_string(memory_->sizes().world_size()) + " ranks");
   }
+  num_meetings_ = memory_->state(rank).arrived.load();
 }
 
 void SharedMemoryCommunicator::all_reduce(std::span<const float> x, std::span<float> y, const ParallelFor& parallel_for) {
@@ -164,6 +166,9 @@ void SharedMemoryCommunicator::all_gather(std::span<const float> x, std::size_t 
 
 void SharedMemoryCommunicator::send(std::span<const float> x) {
   begin();
+  if (rank_ + num_tensor_ranks_ >= memory_->sizes().world_size()) {
+    throw CommunicatorError(name(rank_) + " is of the last stage, and there is none to send to");
+  }
   ChannelState& channel = memory_->channel(rank_);
   const auto num_slots = static_cast<std::uint32_t>(memory_->sizes().num_slots);
   const std::size_t receiver = rank_ + num_tensor_ranks_;
@@ -181,6 +186,7 @@ void SharedMemoryCommunicator::send(std::span<const float> x) {
 
 void SharedMemoryCommunicator::receive(std::span<float> y) {
   begin();
+  if (rank_ < num_tensor_ranks_) throw CommunicatorError(name(rank_) + " is of the first stage, and there is none before");
   const std::size_t sender = rank_ - num_tensor_ranks_;
   ChannelState& channel = memory_->channel(sender);
   const auto num_slots = static_cast<std::uint32_t>(memory_->sizes().num_slots);
@@ -190,7 +196,7 @@ void SharedMemoryCommunicator::receive(std::span<float> y) {
     wait(channel.sent, channel.sent_sleepers, number + 1, sender, "to send");
     const SlotHeader& slot = memory_->slot(sender, number % num_slots);
     if (slot.message_floats != y.size() || slot.piece_floats > y.size() - done) {
-      memory_->fail(name(sender) + " has sent " + std::to_string(slot.message_floats) + " numbers, and " + name(rank_) +
+      memory_->fail(rank_, name(sender) + " has sent " + std::to_string(slot.message_floats) + " numbers, and " + name(rank_) +
                     " expects " + std::to_string(y.size()) + ": they compute different steps");
       throw_failure();
     }
@@ -226,7 +232,7 @@ void SharedMemoryCommunicator::check_meeting(std::size_t rank, std::uint64_t min
     const std::uint64_t size = meeting & ((std::uint64_t{1} << kind_shift) - 1);
     return std::string(kind == Meeting::all_reduce ? "AllReduce" : "AllGather") + " of " + std::to_string(size) + " numbers";
   };
-  memory_->fail(name(rank_) + " comes to an " + describe(mine) + ", and " + name(rank) + " to an " + describe(theirs) +
+  memory_->fail(rank_, name(rank_) + " comes to an " + describe(mine) + ", and " + name(rank) + " to an " + describe(theirs) +
                 ": they compute different steps");
   throw_failure();
 }
@@ -237,49 +243,62 @@ void SharedMemoryCommunicator::wait(const std::atomic<std::uint32_t>& word, std:
     if (reached(word.load(std::memory_order_acquire), target)) return;
     pause();
   }
-  const std::atomic<std::uint32_t>& life = memory_->state(awaited).heartbeat;
-  std::uint32_t last_heartbeat = life.load(std::memory_order_relaxed);
+  std::size_t last = last_of_chain(awaited);
+  std::uint32_t last_heartbeat = memory_->state(last).heartbeat.load(std::memory_order_relaxed);
   Clock::time_point last_sign = Clock::now();
   sleepers.fetch_add(1);
-  const auto leave = [&] { sleepers.fetch_sub(1); };
+  memory_->state(rank_).waits_for.store(static_cast<std::uint32_t>(awaited) + 1, std::memory_order_relaxed);
+  const auto leave = [&] {
+    memory_->state(rank_).waits_for.store(0, std::memory_order_relaxed);
+    sleepers.fetch_sub(1);
+  };
   while (true) {
     const std::uint32_t value = word.load();
-    if (reached(value, target)) return leave();
+    if (reached(value, target)) break;
     if (memory_->has_failed()) {
       leave();
       throw_failure();
     }
-    const std::uint32_t now_heartbeat = life.load(std::memory_order_relaxed);
+    const std::size_t now_last = last_of_chain(awaited);
+    const std::uint32_t now_heartbeat = memory_->state(now_last).heartbeat.load(std::memory_order_relaxed);
     const Clock::time_point now = Clock::now();
-    if (now_heartbeat != last_heartbeat) {
+    if (now_last != last || now_heartbeat != last_heartbeat) {
+      last = now_last;
       last_heartbeat = now_heartbeat;
       last_sign = now;
     } else if (now - last_sign >= options_.rank_timeout) {
       leave();
-      give_up(awaited, what);
+      give_up(last, what);
     }
-    heartbeat();
     futex_wait(word, value, std::min(longest_sleep, options_.rank_timeout));
   }
+  leave();
+  heartbeat();
 }
 
-void SharedMemoryCommunicator::give_up(std::size_t awaited, const char* what) {
+// The rank that `awaited` waits for, that this one waits for, and so on: the one that has to do something. In a circle of
+// ranks, the last one before it closes.
+std::size_t SharedMemoryCommunicator::last_of_chain(std::size_t awaited) const noexcept {
+  std::size_t last = awaited;
+  for (std::size_t i = 0; i < memory_->sizes().world_size(); ++i) {
+    const std::uint32_t next = memory_->state(last).waits_for.load(std::memory_order_relaxed);
+    if (next == 0 || next - 1 == rank_ || next - 1 == awaited) return last;
+    last = next - 1;
+  }
+  return last;
+}
+
+void SharedMemoryCommunicator::give_up(std::size_t rank, const char* what) {
   const auto seconds = static_cast<double>(options_.rank_timeout.count()) / 1000;
   std::string shown = std::to_string(seconds);
   shown.erase(shown.find_last_not_of('0') + 1);
   if (shown.back() == '.') shown.pop_back();
-  memory_->fail(name(awaited) + " has made no progress for " + shown + " s, while " + name(rank_) + " waited for it " +
+  memory_->fail(rank_, name(rank) + " has made no progress for " + shown + " s, while " + name(rank_) + " waited for it " +
                 what);
   throw_failure();
 }
 
-void SharedMemoryCommunicator::throw_failure() const {
-  // Another rank may be writing the reason just now, or may have been killed as it did.
-  for (const Clock::time_point start = Clock::now(); !memory_->has_failed(); pause()) {
-    if (Clock::now() - start > std::chrono::seconds(1)) throw CommunicatorError("a rank failed and could not say why");
-  }
-  throw CommunicatorError(memory_->failure());
-}
+void SharedMemoryCommunicator::throw_failure() const { throw CommunicatorError(memory_->failure()); }
 
 void SharedMemoryCommunicator::begin() {
   heartbeat();

@@ -12,9 +12,8 @@
 namespace precast {
 
 struct WaitOptions {
-  // How long a rank may show no sign of life while another waits for it. Any node that a rank computes is one, and so is
-  // waiting for a third rank: a prompt may take as long as it takes, and of a chain of ranks that wait the one that does
-  // nothing is named.
+  // How long a rank may show no sign of life while another waits for it. Any node that a rank computes is one: a prompt may
+  // take as long as it takes. Of ranks that wait for each other in a chain, the last one is looked at, and named.
   std::chrono::milliseconds rank_timeout{60'000};
   // How often to look before sleeping, about 40 ns each. 0 where ranks share processors.
   unsigned spins = 2'000;
@@ -54,7 +53,8 @@ class SharedMemoryCommunicator final : public Communicator {
 
   void meet(Meeting what, std::size_t size);
   void check_meeting(std::size_t rank, std::uint64_t mine);
-  [[noreturn]] void give_up(std::size_t awaited, const char* what);
+  [[noreturn]] void give_up(std::size_t rank, const char* what);
+  std::size_t last_of_chain(std::size_t awaited) const noexcept;
   [[noreturn]] void throw_failure() const;
   // Of every call: shows that the rank lives, and throws if the ranks have failed already.
   void begin();

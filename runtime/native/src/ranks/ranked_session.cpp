@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <bit>
 #include <stdexcept>
 #include <system_error>
 #include <thread>
@@ -39,13 +40,13 @@ RankedSession::RankedSession(const EngineManifest& manifest, const RankedSession
       logits_rank_((num_stages_ - 1) * static_cast<std::size_t>(manifest.mapping.tensor_parallel_size)),
       rank_timeout_(options.rank_timeout),
       vocab_size_(static_cast<std::size_t>(manifest.model.vocab_size)),
-      logit_rows_(num_stages_) {
+      logit_rows_(std::bit_ceil(num_stages_)) {
   const std::size_t world_size = manifest.ranks.size();
   const auto tensor_parallel_size = static_cast<std::size_t>(manifest.mapping.tensor_parallel_size);
   const std::string directory = manifest.directory.string();
   StepLimits limits = options.limits;
   limits.world_size = world_size;
-  limits.num_slots = num_stages_;
+  limits.num_slots = logit_rows_.size();
   limits.carries_logits = num_stages_ > 1;
   limits.vocab_size = vocab_size_;
   ranks_ = RankMemory::create({.tensor_parallel_size = tensor_parallel_size, .pipeline_parallel_size = num_stages_});
@@ -106,7 +107,7 @@ auto RankedSession::guarded(Work&& work) {
   } catch (const Error&) {
     // An op that met a failure says only that its node failed.
     if (ranks_->has_failed()) throw_failure();
-    ranks_->fail("rank 0 could not compute its part of a step");  // which the others wait for
+    ranks_->fail(0, "rank 0 could not compute its part of a step");  // which the others wait for
     throw;
   } catch (const CommunicatorError&) {
     throw_failure();
@@ -119,11 +120,11 @@ void RankedSession::enqueue(const StepBatch& batch) {
   guarded([&] {
     // The slot's step before was collected, but ranks that have no logits may still be at it.
     for (std::size_t rank = 1; rank < steps_->limits().world_size; ++rank) {
-      wait_for(rank, number - static_cast<std::uint32_t>(num_stages_));
+      wait_for(rank, number - static_cast<std::uint32_t>(logit_rows_.size()));
     }
     steps_->publish(number, batch);
     num_published_ = number;
-    logit_rows_[number % num_stages_] = batch.logit_rows.size();
+    logit_rows_[number % logit_rows_.size()] = batch.logit_rows.size();
     rank0_->enqueue(batch);
     // With several stages rank 0's part is done now, and the next step may follow it through the pipeline.
     if (num_stages_ > 1) rank0_->collect(batch.id);
@@ -135,7 +136,7 @@ StepResult RankedSession::collect(std::uint64_t step) {
     const std::uint32_t number = ++num_collected_;
     if (num_stages_ == 1) return rank0_->collect(step);
     wait_for(logits_rank_, number);
-    const std::size_t count = logit_rows_[number % num_stages_] * vocab_size_;
+    const std::size_t count = logit_rows_[number % logit_rows_.size()] * vocab_size_;
     return {.logits = {steps_->logits(number), count}, .token_ids = {}};
   });
 }

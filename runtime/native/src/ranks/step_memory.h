@@ -15,7 +15,7 @@ namespace precast {
 /// How large the largest step is.
 struct StepLimits {
   std::size_t world_size = 1;
-  std::size_t num_slots = 1;          ///< steps in flight
+  std::size_t num_slots = 1;          ///< at least the steps in flight; a power of two, so that numbers may wrap around
   std::size_t max_tokens = 0;         ///< of a step
   std::size_t max_sequences = 0;      ///< of a step
   std::size_t max_table_entries = 0;  ///< of all block tables of a step together

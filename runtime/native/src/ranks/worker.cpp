@@ -117,7 +117,7 @@ int run_worker(const WorkerArguments& arguments) {
   try {
     steps = StepMemory::open(SharedMemory::open(arguments.step_memory), build_id(arguments.engine_dir));
   } catch (const std::invalid_argument& error) {
-    ranks->fail(concat("rank ", arguments.rank, ": ", error.what()));
+    ranks->fail(arguments.rank, concat("rank ", arguments.rank, ": ", error.what()));
     return 1;
   }
   SharedMemoryCommunicator communicator(ranks, arguments.rank,
@@ -140,7 +140,7 @@ int run_worker(const WorkerArguments& arguments) {
     run_steps(*session, *steps, *ranks, communicator, arguments);
   } catch (const std::exception& error) {
     // What a rank has not computed, the others wait for in vain.
-    ranks->fail(concat("rank ", arguments.rank, ": ", error.what()));
+    ranks->fail(arguments.rank, concat("rank ", arguments.rank, ": ", error.what()));
     return 1;
   }
   return 0;

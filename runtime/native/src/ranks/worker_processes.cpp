@@ -185,7 +185,7 @@ void WorkerProcesses::reap(Process& process) {
   const bool is_known = ::waitid(P_PID, static_cast<id_t>(process.pid), &info, WEXITED) == 0;
   process.has_ended = true;
   if (ends_are_expected_) return;
-  ranks_->fail(concat("rank ", process.rank, " (process ", process.pid, ") ", is_known ? describe_end(info) : "has ended"));
+  ranks_->fail(ranks_->watcher(), concat("rank ", process.rank, " (process ", process.pid, ") ", is_known ? describe_end(info) : "has ended"));
 }
 
 std::vector<pid_t> WorkerProcesses::process_ids() const {
