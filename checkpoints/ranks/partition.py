@@ -5,7 +5,7 @@ CPU that time is the bytes of the weights that a stage reads, so these are what 
 for the last stage those of the head. The first stage's embedding is not among them, of which a token reads one row.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
@@ -86,21 +86,35 @@ def balanced_stages(layer_costs: Sequence[int], last_stage_cost: int, num_stages
         The number of layers of each stage.
     """
     totals = [0, *accumulate(layer_costs)]
-    # best[n]: the (dearest, squares, stages) of the first n layers in as many stages as were placed so far.
-    best: dict[int, tuple[int, int, tuple[int, ...]]] = {0: (0, 0, ())}
+    dearest, _ = _best_division(totals, last_stage_cost, num_stages, max)
+    # Among the divisions whose dearest stage costs that; any other counts as worse than all of them.
+    too_dear = (totals[-1] + last_stage_cost) ** 2 * num_stages + 1
+
+    def add_square(sum_of_squares: int, cost: int) -> int:
+        return sum_of_squares + (cost * cost if cost <= dearest else too_dear)
+
+    return _best_division(totals, last_stage_cost, num_stages, add_square)[1]
+
+
+def _best_division(
+    totals: Sequence[int], last_stage_cost: int, num_stages: int, add: Callable[[int, int], int]
+) -> tuple[int, tuple[int, ...]]:
+    """The division whose stages' costs, put together by `add` from 0 on, give least, and what they give.
+
+    `totals[n]` is the cost of the first n layers.
+    """
+    num_layers = len(totals) - 1
+    best: dict[int, tuple[int, tuple[int, ...]]] = {0: (0, ())}  # of the first n layers in the stages so far
     for stage in range(num_stages):
         is_last = stage == num_stages - 1
-        ends = [len(layer_costs)] if is_last else range(stage + 1, len(layer_costs) - (num_stages - stage - 2))
+        ends = [num_layers] if is_last else range(stage + 1, num_layers - (num_stages - stage - 2))
         extra = last_stage_cost if is_last else 0
-        best = {end: min(_extended(best, totals, end, extra)) for end in ends}
-    return best[len(layer_costs)][2]
-
-
-def _extended(
-    best: dict[int, tuple[int, int, tuple[int, ...]]], totals: Sequence[int], end: int, extra: int
-) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-    """Every way to let one more stage end at layer `end`."""
-    for start, (dearest, squares, stages) in best.items():
-        if start < end:
-            cost = totals[end] - totals[start] + extra
-            yield max(dearest, cost), squares + cost * cost, (*stages, end - start)
+        best = {
+            end: min(
+                (add(value, totals[end] - totals[start] + extra), (*stages, end - start))
+                for start, (value, stages) in best.items()
+                if start < end
+            )
+            for end in ends
+        }
+    return best[num_layers]

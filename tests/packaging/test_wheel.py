@@ -24,6 +24,7 @@ def test_one_wheel_serves_every_python_version(wheel: Path) -> None:
     [
         "precast/py.typed",
         "precast/runtime/include/precast.h",
+        "precast/runtime/bin/precast-worker",
         "precast/runtime/lib/libprecast.so.0",
         "precast/runtime/lib/libprecast.so",
         "precast/runtime/lib/pkgconfig/precast.pc",
@@ -33,6 +34,11 @@ def test_one_wheel_serves_every_python_version(wheel: Path) -> None:
 )
 def test_it_holds(names: list[str], name: str) -> None:
     assert names.count(name) == 1
+
+
+def test_the_worker_is_a_program(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.getinfo("precast/runtime/bin/precast-worker").external_attr >> 16 & 0o111 == 0o111
 
 
 def test_every_python_file_of_the_rooms_is_in_it(names: list[str], repository: Path) -> None:
@@ -47,6 +53,7 @@ def test_every_python_file_of_the_rooms_is_in_it(names: list[str], repository: P
 def test_nothing_else_is_in_it(names: list[str]) -> None:
     allowed = re.compile(
         r"precast/.*\.py|precast/py\.typed"
+        r"|precast/runtime/bin/precast-worker"
         r"|precast/runtime/include/precast\.h|precast/runtime/lib/libprecast\.so(\.0)?"
         r"|precast/runtime/lib/(pkgconfig/precast\.pc|cmake/precast/precast-config[-a-z]*\.cmake)"
         r"|precast-[^/]*\.dist-info/.*"

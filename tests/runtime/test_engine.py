@@ -244,6 +244,8 @@ INFO = {
     "dtype",
     "kv_cache_dtype",
     "tokens_per_block",
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
     "num_blocks",
     "kv_cache_bytes",
     "max_batch_size",

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <new>
 #include <stdexcept>
 #include <system_error>
 #include <thread>
@@ -77,8 +78,13 @@ RankedSession::RankedSession(const EngineManifest& manifest, const RankedSession
       ranks_, 0, WaitOptions{.rank_timeout = options.rank_timeout, .spins = spins});
   rank0.rank = 0;
   rank0.communicator = communicator_.get();
-  rank0_ = OrtSession::load(manifest, rank0);
-  for (std::size_t rank = 1; rank < world_size; ++rank) wait_until_ready(rank);
+  try {
+    rank0_ = OrtSession::load(manifest, rank0);
+    for (std::size_t rank = 1; rank < world_size; ++rank) wait_until_ready(rank);
+  } catch (...) {
+    steps_->stop();  // workers that have loaded end at once, and need not be killed
+    throw;
+  }
 }
 
 RankedSession::~RankedSession() {
@@ -105,10 +111,12 @@ auto RankedSession::guarded(Work&& work) {
   try {
     return std::forward<Work>(work)();
   } catch (const Error&) {
-    // An op that met a failure says only that its node failed.
-    if (ranks_->has_failed()) throw_failure();
+    if (ranks_->has_failed()) throw_failure();  // an op that met it wraps it into a sentence of ONNX Runtime's
     ranks_->fail(0, "rank 0 could not compute its part of a step");  // which the others wait for
     throw;
+  } catch (const std::bad_alloc&) {
+    ranks_->fail(0, "rank 0 has no memory left for its part of a step");
+    throw_failure();
   } catch (const CommunicatorError&) {
     throw_failure();
   }
@@ -147,8 +155,7 @@ void RankedSession::wait_for(std::size_t rank, std::uint32_t number) {
 }
 
 void RankedSession::throw_failure() const {
-  // Written within moments once has_failed() or a CommunicatorError says so.
-  throw Error(ErrorCode::rank_failed, ranks_->has_failed() ? ranks_->failure() : "a rank failed and could not say why");
+  throw Error(ErrorCode::rank_failed, ranks_->failure());
 }
 
 }  // namespace precast
