@@ -199,8 +199,9 @@ PRECAST_API precast_error_t *precast_engine_shutdown(const precast_engine_t *eng
 
 /* What was loaded, as JSON: precast_version, path, architecture, vocab_size, max_seq_len, bos_token_id (or null),
  * eos_token_ids, dtype, kv_cache_dtype, tokens_per_block, tensor_parallel_size, pipeline_parallel_size, num_blocks,
- * kv_cache_bytes (of all ranks), max_batch_size, max_num_tokens, and of rank 0: num_threads, kernel_level, onnxruntime_version, weights_bytes, and weights_huge_page_bytes: how much of the weights is
- * mapped by huge pages at this moment, which grows with the first steps. The caller owns `*json` (precast_string_delete). */
+ * kv_cache_bytes (of all ranks), max_batch_size, max_num_tokens, and of rank 0: num_threads, kernel_level,
+ * onnxruntime_version, weights_bytes, and weights_huge_page_bytes: how much of the weights is mapped by huge pages at this
+ * moment, which grows with the first steps. The caller owns `*json` (precast_string_delete). */
 PRECAST_API precast_error_t *precast_engine_info(const precast_engine_t *engine, char **json);
 
 /* Counters of this moment, as JSON: steps, num_active_requests, num_queued_requests, num_completed_requests,
