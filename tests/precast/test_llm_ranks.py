@@ -18,6 +18,7 @@ from precast.builder.build_config import BuildConfig
 from precast.checkpoints.checkpoint import open_checkpoint
 from precast.runtime import EngineLoadError, RankFailedError
 from precast.verifying import verify_engine
+from tests.processes import children_of, is_running
 from tests.tiny_llama import GREEDY_STEPS, PROMPTS, VARIANTS, reference_greedy
 
 Tiny = Callable[[str], Path]
@@ -51,12 +52,6 @@ def tokens(outputs: Any) -> list[list[int]]:
     return [list(output.outputs[0].token_ids) for output in outputs]
 
 
-def children() -> list[int]:
-    """Processes of this one that have not been waited for."""
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
-
-
 def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
@@ -66,9 +61,9 @@ def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
-    before = set(children())
+    before = set(children_of(os.getpid()))
     yield
-    assert set(children()) <= before
+    assert set(children_of(os.getpid())) <= before
 
 
 class TestTokens:
@@ -168,6 +163,17 @@ class TestLoading:
         with pytest.raises(RankFailedError, match=r"rank 1 \(process \d+\) ended with status 1"):
             LLM(ranks_engine("gqa", 2, 1), skip_tokenizer_init=True)
 
+    def test_a_worker_program_that_does_nothing(
+        self, ranks_engine: Callable[[str, int, int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = tmp_path / "precast-worker"
+        program.write_text("#!/bin/sh\nexec sleep 1000\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PRECAST_WORKER", str(program))
+        message = "rank 1 has made no progress for 1 s, while rank 0 waited for it to load"
+        with pytest.raises(RankFailedError, match=message):
+            LLM(ranks_engine("gqa", 2, 1), skip_tokenizer_init=True, rank_timeout_s=1)
+
     def test_a_rank_that_cannot_load_says_why(
         self, ranks_engine: Callable[[str, int, int], Path], tmp_path: Path
     ) -> None:
@@ -193,9 +199,9 @@ class TestFailure:
     def test_a_rank_that_is_killed_ends_every_request_within_a_second(
         self, tensor_size: int, pipeline_size: int, ranks_engine: Callable[[str, int, int], Path]
     ) -> None:
-        before = set(children())
+        before = set(children_of(os.getpid()))
         with LLM(ranks_engine("gqa", tensor_size, pipeline_size), skip_tokenizer_init=True, max_batch_size=4) as llm:
-            workers = sorted(set(children()) - before)
+            workers = sorted(set(children_of(os.getpid())) - before)
             assert len(workers) == tensor_size * pipeline_size - 1
             for turn, victim in enumerate(workers[-1:]):
                 futures = [llm.generate_async([5 + i], ENDLESS, streaming=True) for i in range(8)]
@@ -212,9 +218,9 @@ class TestFailure:
     def test_a_rank_that_hangs_is_named_and_the_others_wait_no_longer_than_told(
         self, ranks_engine: Callable[[str, int, int], Path]
     ) -> None:
-        before = set(children())
+        before = set(children_of(os.getpid()))
         with LLM(ranks_engine("gqa", 2, 1), skip_tokenizer_init=True, rank_timeout_s=1) as llm:
-            (worker,) = set(children()) - before
+            (worker,) = set(children_of(os.getpid())) - before
             future = llm.generate_async([5], ENDLESS, streaming=True)
             next(iter(future))
             os.kill(worker, signal.SIGSTOP)
@@ -239,8 +245,7 @@ class TestFailure:
         with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
             assert parent.stdout is not None
             assert parent.stdout.readline() == "ready\n"
-            tasks = Path(f"/proc/{parent.pid}/task").iterdir()
-            workers = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+            workers = children_of(parent.pid)
             assert len(workers) == 3
             parent.send_signal(number)
             parent.wait(timeout=20)
@@ -267,10 +272,3 @@ class TestFailure:
             os.killpg(parent.pid, signal.SIGINT)
             assert parent.stdout.readline() in ("2\n", "")
             assert parent.wait(timeout=20) in (0, -signal.SIGINT)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -80,11 +80,7 @@ void SharedMemoryCommunicator::all_reduce(std::span<const float> x, std::span<fl
   const std::size_t piece_floats = memory_->buffer_floats();
   for (std::size_t begin = 0; begin < x.size(); begin += piece_floats) {
     const std::size_t size = std::min(piece_floats, x.size() - begin);
-    float* const buffer = memory_->buffer(rank_, turn_);
-    in_tasks(size, parallel_for, [&](std::size_t first, std::size_t last) {
-      copy(x.data() + begin + first, last - first, buffer + first);
-    });
-    meet(Meeting::all_reduce, x.size());
+    give(x.subspan(begin, size), Meeting::all_reduce, x.size(), parallel_for);
     if (size < shared_sum_floats_) {
       sum_alone(y.subspan(begin, size), parallel_for);
     } else {
@@ -141,11 +137,7 @@ void SharedMemoryCommunicator::all_gather(std::span<const float> x, std::size_t 
   const std::size_t piece_floats = memory_->buffer_floats();
   for (std::size_t begin = 0; begin < x.size(); begin += piece_floats) {
     const std::size_t size = std::min(piece_floats, x.size() - begin);
-    float* const buffer = memory_->buffer(rank_, turn_);
-    in_tasks(size, parallel_for, [&](std::size_t first, std::size_t last) {
-      copy(x.data() + begin + first, last - first, buffer + first);
-    });
-    meet(Meeting::all_gather, x.size());
+    give(x.subspan(begin, size), Meeting::all_gather, x.size(), parallel_for);
     for (std::size_t rank = 0; rank < num_tensor_ranks_ && tensor_rank() == root; ++rank) {
       const float* const from = memory_->buffer(stage_start_ + rank, turn_);
       const std::size_t column = rank * num_columns;  // of y, where this rank's columns begin
@@ -208,6 +200,15 @@ void SharedMemoryCommunicator::receive(std::span<float> y) {
 
 void SharedMemoryCommunicator::heartbeat() noexcept {
   memory_->state(rank_).heartbeat.fetch_add(1, std::memory_order_relaxed);
+}
+
+void SharedMemoryCommunicator::give(std::span<const float> piece, Meeting what, std::size_t size,
+                                    const ParallelFor& parallel_for) {
+  float* const buffer = memory_->buffer(rank_, turn_);
+  in_tasks(piece.size(), parallel_for, [&](std::size_t first, std::size_t last) {
+    copy(piece.data() + first, last - first, buffer + first);
+  });
+  meet(what, size);
 }
 
 void SharedMemoryCommunicator::meet(Meeting what, std::size_t size) {

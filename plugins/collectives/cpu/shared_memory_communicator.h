@@ -40,6 +40,9 @@ class SharedMemoryCommunicator final : public Communicator {
   void receive(std::span<float> y) override;
   void heartbeat() noexcept override;
 
+  // Of a rank that has made no progress for rank_timeout while this one waited for it `what`. Fails all ranks, and throws.
+  [[noreturn]] void give_up(std::size_t rank, const char* what);
+
   // Returns when `word` has counted up to `target`, which rank `awaited` makes it do, or throws as every other call does.
   // `what` says what it is awaited for: "to send".
   void wait(const std::atomic<std::uint32_t>& word, std::atomic<std::uint32_t>& sleepers, std::uint32_t target,
@@ -51,9 +54,10 @@ class SharedMemoryCommunicator final : public Communicator {
  private:
   enum class Meeting : std::uint64_t { all_reduce = 1, all_gather = 2 };
 
+  // Puts a piece of a message of `size` numbers where the others find it, and meets them.
+  void give(std::span<const float> piece, Meeting what, std::size_t size, const ParallelFor& parallel_for);
   void meet(Meeting what, std::size_t size);
   void check_meeting(std::size_t rank, std::uint64_t mine);
-  [[noreturn]] void give_up(std::size_t rank, const char* what);
   std::size_t last_of_chain(std::size_t awaited) const noexcept;
   [[noreturn]] void throw_failure() const;
   // Of every call: shows that the rank lives, and throws if the ranks have failed already.

@@ -26,6 +26,7 @@ from precast.checkpoints.engine_errors import EngineIOError
 from precast.checkpoints.errors import PartitionError
 from precast.checkpoints.ranks.convert import convert_checkpoint
 from precast.checkpoints.ranks.mapping import Mapping
+from tests.processes import children_of, is_running
 
 Tiny = Callable[[str], Path]
 TWO_BY_TWO = BuildConfig(tensor_parallel_size=2, pipeline_parallel_size=2)
@@ -223,21 +224,8 @@ def wait_for(find: Callable[[], list[int]], count: int) -> Iterator[int]:
     return iter(found)
 
 
-def children_of(pid: int) -> list[int]:
-    return [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
-
-
 def ignores_interrupts(pid: int) -> bool:
     """Whether the process has come as far as to leave SIGINT to its parent."""
     status = Path(f"/proc/{pid}/status").read_text()
     ignored = next(line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:"))
     return bool(int(ignored, 16) >> (signal.SIGINT - 1) & 1)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -27,7 +27,7 @@
 namespace precast::bench {
 namespace {
 
-constexpr std::array<std::size_t, 7> sizes_kib = {8, 32, 64, 128, 512, 1024, 16 * 1024};
+constexpr std::array<std::size_t, 8> sizes_kib = {8, 32, 64, 128, 256, 512, 1024, 16 * 1024};
 constexpr int sums_per_run = 200;
 
 struct Options {

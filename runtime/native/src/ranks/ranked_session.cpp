@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <new>
 #include <stdexcept>
@@ -92,20 +93,6 @@ RankedSession::~RankedSession() {
   if (steps_ != nullptr) steps_->stop();
 }
 
-void RankedSession::wait_until_ready(std::size_t rank) {
-  const StepMemory::Worker& worker = steps_->worker(rank);
-  const auto state = [&] { return static_cast<StepMemory::State>(worker.state.load()); };
-  // A worker that ends is noticed by the processes' watcher; how long loading takes depends on the disk.
-  while (state() == StepMemory::State::starting && !ranks_->has_failed()) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  if (state() == StepMemory::State::failed) {
-    throw Error(static_cast<ErrorCode>(worker.error_code),
-                concat("rank ", rank, ": ", std::string(worker.error, worker.error_bytes)));
-  }
-  if (ranks_->has_failed()) throw_failure();
-}
-
 template <typename Work>
 auto RankedSession::guarded(Work&& work) {
   try {
@@ -120,6 +107,31 @@ auto RankedSession::guarded(Work&& work) {
   } catch (const CommunicatorError&) {
     throw_failure();
   }
+}
+
+void RankedSession::wait_until_ready(std::size_t rank) {
+  const StepMemory::Worker& worker = steps_->worker(rank);
+  const auto state = [&] { return static_cast<StepMemory::State>(worker.state.load()); };
+  // A worker that ends is noticed by the processes' watcher. Loading may take long, and a worker that loads shows that it
+  // lives.
+  const std::atomic<std::uint32_t>& life = ranks_->state(rank).heartbeat;
+  std::uint32_t last_heartbeat = life.load();
+  auto last_sign = std::chrono::steady_clock::now();
+  while (state() == StepMemory::State::starting && !ranks_->has_failed()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    const auto now = std::chrono::steady_clock::now();
+    if (const std::uint32_t heartbeat = life.load(); heartbeat != last_heartbeat) {
+      last_heartbeat = heartbeat;
+      last_sign = now;
+    } else if (now - last_sign >= rank_timeout_) {
+      guarded([&] { communicator_->give_up(rank, "to load"); });
+    }
+  }
+  if (state() == StepMemory::State::failed) {
+    throw Error(static_cast<ErrorCode>(worker.error_code),
+                concat("rank ", rank, ": ", std::string(worker.error, worker.error_bytes)));
+  }
+  if (ranks_->has_failed()) throw_failure();
 }
 
 void RankedSession::enqueue(const StepBatch& batch) {

@@ -12,6 +12,7 @@
 #include <memory>
 #include <span>
 #include <stdexcept>
+#include <stop_token>
 #include <thread>
 
 #include "plugins/collectives/cpu/futex.h"
@@ -42,6 +43,18 @@ void end_with(int parent_pid) {
     ::_exit(1);
   }).detach();
 }
+
+/// Shows that this process lives while it loads, which may take long from a slow disk.
+class SignOfLife {
+ public:
+  explicit SignOfLife(SharedMemoryCommunicator& communicator)
+      : thread_([&communicator](const std::stop_token& stop) {
+          for (; !stop.stop_requested(); std::this_thread::sleep_for(longest_sleep)) communicator.heartbeat();
+        }) {}
+
+ private:
+  std::jthread thread_;
+};
 
 /// Whether step `number` was published; false: no step follows. A rank that waits for work is alive.
 bool wait_for_step(const StepMemory& steps, const RankMemory& ranks, SharedMemoryCommunicator& communicator,
@@ -124,6 +137,7 @@ int run_worker(const WorkerArguments& arguments) {
                                         {.rank_timeout = arguments.rank_timeout, .spins = arguments.spins});
   std::unique_ptr<OrtSession> session;
   try {
+    const SignOfLife lives(communicator);
     const EngineManifest manifest = read_manifest(arguments.engine_dir, runtime_support());
     session = OrtSession::load(manifest, {.onnxruntime_path = arguments.onnxruntime_path,
                                           .num_threads = arguments.num_threads,
