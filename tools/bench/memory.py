@@ -37,10 +37,15 @@ def process_tree_usage(pid: int | None = None, proc: Path = Path("/proc")) -> Me
 
 
 def _tree(pid: int, proc: Path) -> list[int]:
-    children = [
-        int(child) for task in (proc / str(pid) / "task").iterdir() for child in (task / "children").read_text().split()
-    ]
+    children = [child for task in (proc / str(pid) / "task").iterdir() for child in _children_of_thread(task)]
     return [pid] + [descendant for child in children for descendant in _tree(child, proc)]
+
+
+def _children_of_thread(task: Path) -> list[int]:
+    try:
+        return [int(child) for child in (task / "children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []  # a thread that has ended since the threads were listed
 
 
 def _usage(folder: Path) -> MemoryUsage:
