@@ -1,25 +1,15 @@
-// runtime/native/src/ranks: steps in shared memory, and the processes of ranks, without an engine.
+// runtime/native/src/ranks: steps in shared memory, without an engine.
 #include "runtime/native/src/ranks/step_memory.h"
 
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <chrono>
-#include <csignal>
-#include <filesystem>
-#include <fstream>
 #include <random>
 #include <stdexcept>
-#include <thread>
 
-#include "runtime/native/src/error.h"
-#include "runtime/native/src/ranks/worker_processes.h"
 #include "tests/native/check.h"
 
 namespace precast {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr StepLimits limits{.world_size = 3,
                             .num_slots = 2,
@@ -59,30 +49,6 @@ std::string refusal(Action&& action) {
     return error.what();
   }
   return "accepted";
-}
-
-// A process that does anything but what a worker does.
-WorkerArguments arguments(std::size_t rank, const RankMemory& ranks) {
-  WorkerArguments worker;
-  worker.rank = rank;
-  worker.rank_memory = worker.step_memory = ranks.memory().descriptor();
-  return worker;
-}
-
-// A program that takes any arguments and never ends.
-std::string write_endless_program() {
-  const std::filesystem::path path =
-      std::filesystem::temp_directory_path() / ("precast-endless-" + std::to_string(::getpid()));
-  std::ofstream(path) << "#!/bin/sh\nexec sleep 1000\n";
-  std::filesystem::permissions(path, std::filesystem::perms::owner_all);
-  return path.string();
-}
-
-void wait_until_failed(const RankMemory& ranks) {
-  for (const Clock::time_point start = Clock::now(); !ranks.has_failed();) {
-    CHECK(Clock::now() - start < std::chrono::seconds(10));
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
 }
 
 }  // namespace
@@ -139,48 +105,6 @@ TEST("steps: a rank of another build is refused, and so is memory that holds no 
   const StepMemory::Worker& worker = opened->worker(1);
   CHECK_EQ(worker.error_code, 5);
   CHECK_EQ(std::string(worker.error, worker.error_bytes), "no such file");
-}
-
-TEST("workers: a process that ends is a failure that names its rank, and none is left behind") {
-  for (const auto& [program, words] : {std::pair{"/bin/false", "ended with status 1"}, {"/bin/true", "ended with status 0"}}) {
-    const auto ranks = RankMemory::create({.tensor_parallel_size = 2});
-    std::vector<pid_t> ids;
-    {
-      const WorkerProcesses processes(program, {arguments(1, *ranks)}, ranks);
-      ids = processes.process_ids();
-      wait_until_failed(*ranks);
-    }
-    CHECK_EQ(ranks->failure(), "rank 1 (process " + std::to_string(ids.at(0)) + ") " + words);
-    CHECK_EQ(::waitpid(ids[0], nullptr, WNOHANG), -1);  // it was waited for
-  }
-}
-
-TEST("workers: a process that is killed is named with its signal, and those that go on are killed at the end") {
-  const auto ranks = RankMemory::create({.tensor_parallel_size = 3});
-  std::vector<pid_t> ids;
-  {
-    const std::string program = write_endless_program();
-    const WorkerProcesses processes(program, {arguments(1, *ranks), arguments(2, *ranks)}, ranks);
-    ids = processes.process_ids();
-    ::kill(ids.at(0), SIGKILL);
-    wait_until_failed(*ranks);
-    CHECK_EQ(ranks->failure(), "rank 1 (process " + std::to_string(ids[0]) + ") was killed by SIGKILL");
-  }
-  for (const pid_t id : ids) CHECK_EQ(::waitpid(id, nullptr, WNOHANG), -1);
-  std::filesystem::remove(write_endless_program());
-}
-
-TEST("workers: a program that does not exist is said so, and the path is looked for where it should be") {
-  const auto ranks = RankMemory::create({.tensor_parallel_size = 2});
-  CHECK(refusal([&] { WorkerProcesses("/nowhere/worker", {arguments(1, *ranks)}, ranks); }).find("cannot start rank 1") == 0);
-  CHECK(refusal([] { find_worker("/nowhere/worker"); }).find("No such file or directory") != std::string::npos);
-  CHECK_EQ(find_worker("/bin/true"), "/bin/true");
-  CHECK_EQ(refusal([] { WorkerArguments::from_strings({"1", "2"}); }), "precast-worker is started by precast, not by hand");
-  WorkerArguments given;
-  given.rank = 3;
-  given.engine_dir = "/a b";
-  given.num_blocks = 17;
-  CHECK(WorkerArguments::from_strings(given.to_strings()).to_strings() == given.to_strings());
 }
 
 }  // namespace precast

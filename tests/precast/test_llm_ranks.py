@@ -1,6 +1,8 @@
 """LLM on engines of several ranks: the same tokens, the same promises, and what happens when a rank fails."""
 
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +15,8 @@ from typing import Any
 import pytest
 
 from precast import LLM, SamplingParams
-from precast.builder.build import build_engine
-from precast.builder.build_config import BuildConfig
-from precast.checkpoints.checkpoint import open_checkpoint
 from precast.runtime import EngineLoadError, RankFailedError
+from precast.runtime.library import library_path
 from precast.verifying import verify_engine
 from tests.processes import children_of, is_running
 from tests.tiny_llama import GREEDY_STEPS, PROMPTS, VARIANTS, reference_greedy
@@ -27,21 +27,8 @@ GREEDY = SamplingParams(temperature=0.0, max_tokens=GREEDY_STEPS, ignore_eos=Tru
 ENDLESS = SamplingParams(temperature=0.0, max_tokens=None, ignore_eos=True)
 
 
-@pytest.fixture(scope="module")
-def ranks_engine(tiny_llama: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int, int], Path]:
-    """`ranks_engine("gqa", 2, 1)`: an engine of 2 x 1 ranks."""
-    built: dict[tuple[str, int, int], Path] = {}
-
-    def build(variant: str, tensor_size: int, pipeline_size: int) -> Path:
-        key = (variant, tensor_size, pipeline_size)
-        if key not in built:
-            built[key] = tmp_path_factory.mktemp("ranks") / "engine"
-            config = BuildConfig(tensor_parallel_size=tensor_size, pipeline_parallel_size=pipeline_size)
-            with open_checkpoint(tiny_llama(variant)) as checkpoint:
-                build_engine(checkpoint, built[key], config)
-        return built[key]
-
-    return build
+def worker_program() -> Path:
+    return library_path().parents[1] / "bin" / "precast-worker"
 
 
 def prompts() -> list[list[int]]:
@@ -149,6 +136,24 @@ class TestLoading:
         with pytest.raises(ValueError, match="was built for pipeline_parallel_size 1, and 2 was asked for"):
             LLM(engine, pipeline_parallel_size=2)
 
+    @pytest.mark.parametrize("num_blocks", [13, 18, 19, 24])
+    def test_the_longest_sequence_has_room_where_windows_and_stages_meet(
+        self, num_blocks: int, ranks_engine: Callable[[str, int, int], Path]
+    ) -> None:
+        """Windowed layers keep the tokens of as many steps as there are stages."""
+        limits: dict[str, Any] = {
+            "max_num_tokens": 8,
+            "max_batch_size": 8,
+            "kv_cache_bytes": num_blocks * 8192,
+        }
+        with LLM(ranks_engine("qwen2_window", 1, 2), skip_tokenizer_init=True, **limits) as llm:
+            assert llm.info["num_blocks"] == num_blocks
+            longest = llm.info["max_seq_len"]
+            assert 100 < longest <= 256
+            params = SamplingParams(temperature=0.0, max_tokens=longest - 90, ignore_eos=True)
+            output = llm.generate([5] * 90, params, use_tqdm=False)
+        assert output.outputs[0].length == longest - 90
+
     def test_a_worker_program_that_is_not_there(
         self, ranks_engine: Callable[[str, int, int], Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -185,11 +190,30 @@ class TestLoading:
         with pytest.raises(Exception, match=r"rank 1: .*rank1/model.onnx"):
             LLM(engine, skip_tokenizer_init=True)
 
-    def test_the_program_by_hand(self) -> None:
-        from precast.runtime.library import library_path
+    def test_what_the_ranks_say_is_in_the_log(
+        self,
+        ranks_engine: Callable[[str, int, int], Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """And nothing on the standard output and error of the program."""
+        program = tmp_path / "precast-worker"
+        program.write_text(f'#!/bin/sh\necho "some library is unhappy" >&2\nexec {worker_program()} "$@"\n')
+        program.chmod(0o755)
+        monkeypatch.setenv("PRECAST_WORKER", str(program))
+        caplog.set_level(logging.INFO, logger="precast")
+        with LLM(ranks_engine("gqa", 2, 1), skip_tokenizer_init=True) as llm:
+            llm.generate([5], GREEDY, use_tqdm=False)
+        said = [(record.levelno, record.message) for record in caplog.records if "rank 1" in record.message]
+        assert [level for level, _ in said] == [logging.WARNING, logging.INFO]
+        assert re.fullmatch(r"rank 1 \(process \d+\): some library is unhappy", said[0][1])
+        assert re.fullmatch(
+            r"rank 1 \(process \d+\): loaded \d+ bytes of weights; \d+ threads, kernels \w+", said[1][1]
+        )
 
-        worker = library_path().parents[1] / "bin" / "precast-worker"
-        run = subprocess.run([worker], capture_output=True, text=True, timeout=20, check=False)
+    def test_the_program_by_hand(self) -> None:
+        run = subprocess.run([worker_program()], capture_output=True, text=True, timeout=20, check=False)
         assert (run.returncode, run.stdout) == (2, "")
         assert run.stderr == "precast-worker: precast-worker is started by precast, not by hand\n"
 

@@ -15,7 +15,7 @@ namespace precast {
 namespace {
 
 constexpr std::uint64_t magic = 0x3130'4b4e'4152'4350;  // "PCRANK01"
-constexpr std::uint32_t layout_version = 1;
+constexpr std::uint32_t layout_version = 2;
 constexpr std::size_t header_bytes = 4096;
 struct Header {
   std::uint64_t magic;

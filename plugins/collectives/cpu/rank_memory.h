@@ -39,9 +39,10 @@ struct RankState {
   std::atomic<std::uint32_t> sleepers;  // on `arrived`
   // What it does at its meetings, by the parity of their numbers: it can be one ahead of the slowest.
   std::atomic<std::uint64_t> meeting[2];
-  // Counts up while the rank does anything but wait for another rank.
+  // As in RankSigns, where heartbeat is the progress.
   alignas(64) std::atomic<std::uint32_t> heartbeat;
-  std::atomic<std::uint32_t> waits_for;  // a rank, plus 1; 0: for none
+  std::atomic<std::uint32_t> pulse;
+  std::atomic<std::uint32_t> waits_for;
 };
 
 // What one rank sends to the next stage. Numbers of pieces; both wrap around.

@@ -68,6 +68,7 @@ SharedMemoryCommunicator::SharedMemoryCommunicator(std::shared_ptr<RankMemory> m
       num_tensor_ranks_(memory_->sizes().tensor_parallel_size),
       stage_start_(rank - rank % num_tensor_ranks_),
       options_(options),
+      watch_(rank, memory_->sizes().world_size(), options.rank_timeout, longest_sleep),
       shared_sum_floats_(default_shared_sum_floats) {
   if (rank >= memory_->sizes().world_size()) {
     throw CommunicatorError(name(rank) + " is not one of the " + std::to_string(memory_->sizes().world_size()) + " ranks");
@@ -244,13 +245,18 @@ void SharedMemoryCommunicator::wait(const std::atomic<std::uint32_t>& word, std:
     if (reached(word.load(std::memory_order_acquire), target)) return;
     pause();
   }
-  std::size_t last = last_of_chain(awaited);
-  std::uint32_t last_heartbeat = memory_->state(last).heartbeat.load(std::memory_order_relaxed);
-  Clock::time_point last_sign = Clock::now();
+  RankState& own = memory_->state(rank_);
+  const auto signs = [&](std::size_t rank) {
+    const RankState& state = memory_->state(rank);
+    return RankSigns{.progress = state.heartbeat.load(std::memory_order_relaxed),
+                     .pulse = state.pulse.load(std::memory_order_relaxed),
+                     .waits_for = state.waits_for.load(std::memory_order_relaxed)};
+  };
+  watch_.begin(Clock::now());
   sleepers.fetch_add(1);
-  memory_->state(rank_).waits_for.store(static_cast<std::uint32_t>(awaited) + 1, std::memory_order_relaxed);
+  own.waits_for.store(static_cast<std::uint32_t>(awaited) + 1, std::memory_order_relaxed);
   const auto leave = [&] {
-    memory_->state(rank_).waits_for.store(0, std::memory_order_relaxed);
+    own.waits_for.store(0, std::memory_order_relaxed);
     sleepers.fetch_sub(1);
   };
   while (true) {
@@ -260,33 +266,15 @@ void SharedMemoryCommunicator::wait(const std::atomic<std::uint32_t>& word, std:
       leave();
       throw_failure();
     }
-    const std::size_t now_last = last_of_chain(awaited);
-    const std::uint32_t now_heartbeat = memory_->state(now_last).heartbeat.load(std::memory_order_relaxed);
-    const Clock::time_point now = Clock::now();
-    if (now_last != last || now_heartbeat != last_heartbeat) {
-      last = now_last;
-      last_heartbeat = now_heartbeat;
-      last_sign = now;
-    } else if (now - last_sign >= options_.rank_timeout) {
+    if (const std::optional<std::size_t> stuck = watch_.look(Clock::now(), awaited, signs)) {
       leave();
-      give_up(last, what);
+      give_up(*stuck, what);
     }
     futex_wait(word, value, std::min(longest_sleep, options_.rank_timeout));
+    own.pulse.fetch_add(1, std::memory_order_relaxed);
   }
   leave();
   heartbeat();
-}
-
-// The rank that `awaited` waits for, that this one waits for, and so on: the one that has to do something. In a circle of
-// ranks, the last one before it closes.
-std::size_t SharedMemoryCommunicator::last_of_chain(std::size_t awaited) const noexcept {
-  std::size_t last = awaited;
-  for (std::size_t i = 0; i < memory_->sizes().world_size(); ++i) {
-    const std::uint32_t next = memory_->state(last).waits_for.load(std::memory_order_relaxed);
-    if (next == 0 || next - 1 == rank_ || next - 1 == awaited) return last;
-    last = next - 1;
-  }
-  return last;
 }
 
 void SharedMemoryCommunicator::give_up(std::size_t rank, const char* what) {

@@ -8,12 +8,13 @@
 
 #include "plugins/collectives/cpu/communicator.h"
 #include "plugins/collectives/cpu/rank_memory.h"
+#include "plugins/collectives/cpu/rank_watch.h"
 
 namespace precast {
 
 struct WaitOptions {
   // How long a rank may show no sign of life while another waits for it. Any node that a rank computes is one: a prompt may
-  // take as long as it takes. Of ranks that wait for each other in a chain, the last one is looked at, and named.
+  // take as long as it takes. RankWatch says which of several ranks that wait for each other is named.
   std::chrono::milliseconds rank_timeout{60'000};
   // How often to look before sleeping, about 40 ns each. 0 where ranks share processors.
   unsigned spins = 2'000;
@@ -58,7 +59,6 @@ class SharedMemoryCommunicator final : public Communicator {
   void give(std::span<const float> piece, Meeting what, std::size_t size, const ParallelFor& parallel_for);
   void meet(Meeting what, std::size_t size);
   void check_meeting(std::size_t rank, std::uint64_t mine);
-  std::size_t last_of_chain(std::size_t awaited) const noexcept;
   [[noreturn]] void throw_failure() const;
   // Of every call: shows that the rank lives, and throws if the ranks have failed already.
   void begin();
@@ -72,6 +72,7 @@ class SharedMemoryCommunicator final : public Communicator {
   const std::size_t num_tensor_ranks_;
   const std::size_t stage_start_;  // rank of the stage's tensor rank 0
   const WaitOptions options_;
+  RankWatch watch_;
   std::size_t shared_sum_floats_;
   std::uint32_t num_meetings_ = 0;
   std::size_t turn_ = 0;  // of the buffers

@@ -164,7 +164,8 @@ typedef struct precast_engine_options {
   uint32_t iteration_stats_size;
   /* Events about cached KV blocks that are kept for precast_engine_kv_events; older ones are dropped. Default 0: none. */
   uint32_t kv_events_size;
-  /* Called with what an operator should know. NULL: nobody is told. Must stay valid until precast_engine_delete returns. */
+  /* Called with what an operator should know, also of what the processes of other ranks say ("rank 1 (process 7): ..."), from
+   * threads of the engine. NULL: nobody is told. Must stay valid until precast_engine_delete returns. */
   precast_log_callback_t log;
   void *log_user_data;
   /* Changes the logits of requests that ask for it (precast_request_t.use_logits_processor). Copied; what it points to must

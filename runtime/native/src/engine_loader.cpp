@@ -28,10 +28,12 @@ std::uint64_t page_bytes(const EngineManifest& manifest) {
 }
 
 KvPlan plan(const EngineManifest& manifest, std::span<const std::int64_t> windows, const EngineOptions& options) {
+  // Each stage may be at a step of its own, and a sequence's windowed layers give no block back before the last of them.
+  const auto steps_in_flight = static_cast<std::uint64_t>(manifest.mapping.pipeline_parallel_size);
   return plan_kv_pool({.bytes_per_block = page_bytes(manifest),
                        .tokens_per_block = static_cast<std::uint64_t>(manifest.build.tokens_per_block),
                        .windows = windows,
-                       .max_step_tokens = options.max_num_tokens,
+                       .max_step_tokens = options.max_num_tokens * steps_in_flight,
                        .engine_max_seq_len = static_cast<std::uint64_t>(manifest.model.max_seq_len),
                        .wanted_max_seq_len = options.max_seq_len,
                        .max_batch_size = options.max_batch_size,
@@ -133,7 +135,8 @@ LoadedSession load_session(const EngineManifest& manifest, const EngineOptions& 
                                      .limits = {.max_tokens = options.max_num_tokens,
                                                 .max_sequences = options.max_batch_size,
                                                 .max_table_entries = num_groups * options.max_batch_size * (blocks + 1),
-                                                .max_logit_rows = max_logit_rows}});
+                                                .max_logit_rows = max_logit_rows},
+                                     .log = options.log});
   const OrtSession* const rank0 = &session->rank0();
   return {std::move(session), rank0};
 }

@@ -20,6 +20,13 @@ class Log {
   Log() = default;
   explicit Log(Write write) : write_(std::move(write)) {}
 
+  /// Whether anybody reads it.
+  explicit operator bool() const noexcept { return static_cast<bool>(write_); }
+
+  void write(LogLevel level, const std::string& message) const {
+    if (write_) write_(level, message);
+  }
+
   template <typename... Parts>
   void info(const Parts&... parts) const {
     if (write_) write_(LogLevel::info, concat(parts...));

@@ -74,7 +74,7 @@ RankedSession::RankedSession(const EngineManifest& manifest, const RankedSession
                        .rank_timeout = options.rank_timeout,
                        .spins = spins});
   }
-  workers_ = std::make_unique<WorkerProcesses>(find_worker(options.worker_path), workers, ranks_);
+  workers_ = std::make_unique<WorkerProcesses>(find_worker(options.worker_path), workers, ranks_, options.log);
   communicator_ = std::make_unique<SharedMemoryCommunicator>(
       ranks_, 0, WaitOptions{.rank_timeout = options.rank_timeout, .spins = spins});
   rank0.rank = 0;

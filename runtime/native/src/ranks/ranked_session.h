@@ -20,6 +20,7 @@ struct RankedSessionOptions {
   std::string worker_path{};    ///< "": PRECAST_WORKER, else beside the library
   std::chrono::milliseconds rank_timeout{60'000};
   StepLimits limits{};          ///< all but world_size, num_slots and carries_logits
+  Log log{};                    ///< of what the other ranks say and write
 };
 
 /// Computes steps with all ranks of an engine on this host: rank 0 here, the others in processes of their own.

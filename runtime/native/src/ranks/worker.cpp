@@ -24,6 +24,7 @@
 #include "runtime/native/src/error.h"
 #include "runtime/native/src/ort_session.h"
 #include "runtime/native/src/ranks/step_memory.h"
+#include "runtime/native/src/ranks/worker_output.h"
 #include "runtime/native/src/version.h"
 
 namespace precast {
@@ -149,6 +150,8 @@ int run_worker(const WorkerArguments& arguments) {
     steps->report_error(arguments.rank, static_cast<std::int32_t>(error.code()), error.what());
     return 1;
   }
+  worker_log().info("loaded ", session->weights_bytes(), " bytes of weights; ", session->num_threads(), " threads, kernels ",
+                    name(session->kernel_level()));
   steps->report_ready(arguments.rank);
   try {
     run_steps(*session, *steps, *ranks, communicator, arguments);

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -81,8 +82,8 @@ std::string find_worker(const std::string& option) {
 }
 
 WorkerProcesses::WorkerProcesses(const std::string& program, const std::vector<WorkerArguments>& workers,
-                                 std::shared_ptr<RankMemory> ranks)
-    : ranks_(std::move(ranks)), wake_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+                                 std::shared_ptr<RankMemory> ranks, const Log& log)
+    : ranks_(std::move(ranks)), log_(log ? std::make_unique<LogQueue>(log) : nullptr), wake_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (wake_fd_ < 0) throw Error(ErrorCode::io, concat("cannot watch worker processes: ", system_message(errno)));
   try {
     for (const WorkerArguments& worker : workers) start(program, worker);
@@ -128,6 +129,19 @@ void WorkerProcesses::start(const std::string& program, const WorkerArguments& w
   inherited.step_memory = first_inherited_fd + 1;
   ::posix_spawn_file_actions_adddup2(&settings.files, rank_memory, inherited.rank_memory);
   ::posix_spawn_file_actions_adddup2(&settings.files, step_memory, inherited.step_memory);
+  ::posix_spawn_file_actions_addopen(&settings.files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  int output[2] = {-1, -1};
+  if (log_ != nullptr) {
+    // It does not block where it is written: a rank must not wait for who reads a log.
+    if (::pipe2(output, O_CLOEXEC | O_NONBLOCK) != 0) {
+      const int error = errno;
+      ::close(rank_memory);
+      ::close(step_memory);
+      throw Error(ErrorCode::io, concat("cannot read what rank ", worker.rank, " writes: ", system_message(error)));
+    }
+    ::posix_spawn_file_actions_adddup2(&settings.files, output[1], STDOUT_FILENO);
+    ::posix_spawn_file_actions_adddup2(&settings.files, output[1], STDERR_FILENO);
+  }
   // A process group of its own: a Ctrl-C is for the user's program, which ends its workers in order. No signal blocked.
   sigset_t no_signals;
   ::sigemptyset(&no_signals);
@@ -140,12 +154,14 @@ void WorkerProcesses::start(const std::string& program, const WorkerArguments& w
   std::vector<char*> arguments;
   for (std::string& text : texts) arguments.push_back(text.data());
   arguments.push_back(nullptr);
-  Process process{.rank = worker.rank};
+  Process process{.rank = worker.rank, .output = output[0]};
   const int error =
       ::posix_spawn(&process.pid, program.c_str(), &settings.files, &settings.attributes, arguments.data(), environ);
   ::close(rank_memory);
   ::close(step_memory);
+  if (output[1] >= 0) ::close(output[1]);
   if (error != 0) {
+    if (output[0] >= 0) ::close(output[0]);
     throw Error(ErrorCode::io, concat("cannot start rank ", worker.rank, " with ", quote(program), ": ", system_message(error)));
   }
   process.pidfd = static_cast<int>(::syscall(SYS_pidfd_open, process.pid, 0));
@@ -163,7 +179,8 @@ void WorkerProcesses::kill_all() noexcept {
       process.has_ended = true;
     }
     if (process.pidfd >= 0) ::close(process.pidfd);
-    process.pidfd = -1;
+    if (process.output >= 0) ::close(process.output);
+    process.pidfd = process.output = -1;
   }
 }
 
@@ -172,11 +189,35 @@ void WorkerProcesses::watch() {
     std::vector<pollfd> watched{{.fd = wake_fd_, .events = POLLIN, .revents = 0}};
     for (const Process& process : processes_) {
       watched.push_back({.fd = process.has_ended ? -1 : process.pidfd, .events = POLLIN, .revents = 0});
+      watched.push_back({.fd = process.output, .events = POLLIN, .revents = 0});
     }
     if (::poll(watched.data(), watched.size(), -1) < 0) continue;  // a signal
     for (std::size_t i = 0; i < processes_.size(); ++i) {
-      if (watched[i + 1].revents != 0) reap(processes_[i]);
+      if (watched[2 * i + 2].revents != 0) read_output(processes_[i]);
+      if (watched[2 * i + 1].revents != 0) reap(processes_[i]);
     }
+  }
+  for (Process& process : processes_) read_output(process);
+}
+
+void WorkerProcesses::read_output(Process& process) {
+  const auto take = [&](std::string_view bytes) {
+    OutputLine line = decode_line(bytes);
+    if (!line.is_message) process.last_words = line.text;
+    log_->add(line.level, concat("rank ", process.rank, " (process ", process.pid, "): ", line.text));
+  };
+  // Not for ever, where it writes as fast as it is read: other ranks may end meanwhile.
+  std::array<char, 16 * 1024> bytes;
+  for (int turn = 0; turn < 16 && process.output >= 0; ++turn) {
+    const ssize_t count = ::read(process.output, bytes.data(), bytes.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0 && errno == EAGAIN) return;
+    if (count > 0) {
+      process.lines.add({bytes.data(), static_cast<std::size_t>(count)}, take);
+      continue;
+    }
+    process.lines.flush(take);
+    ::close(std::exchange(process.output, -1));
   }
 }
 
@@ -184,8 +225,11 @@ void WorkerProcesses::reap(Process& process) {
   siginfo_t info{};
   const bool is_known = ::waitid(P_PID, static_cast<id_t>(process.pid), &info, WEXITED) == 0;
   process.has_ended = true;
+  read_output(process);
   if (ends_are_expected_) return;
-  ranks_->fail(ranks_->watcher(), concat("rank ", process.rank, " (process ", process.pid, ") ", is_known ? describe_end(info) : "has ended"));
+  const std::string words = process.last_words.empty() ? "" : concat("; its last words: ", process.last_words);
+  ranks_->fail(ranks_->watcher(), concat("rank ", process.rank, " (process ", process.pid, ") ",
+                                         is_known ? describe_end(info) : "has ended", words));
 }
 
 std::vector<pid_t> WorkerProcesses::process_ids() const {

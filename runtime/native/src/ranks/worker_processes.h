@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "plugins/collectives/cpu/rank_memory.h"
+#include "runtime/native/src/log.h"
 #include "runtime/native/src/ranks/worker.h"
+#include "runtime/native/src/ranks/worker_output.h"
 
 namespace precast {
 
@@ -20,12 +22,14 @@ std::string find_worker(const std::string& option);
 
 /// The processes of ranks 1, 2, ..., which end with this object, and with this process.
 ///
-/// A thread watches them: one that ends while it is needed fails all ranks, with a reason that names it.
+/// A thread watches them: one that ends while it is needed fails all ranks, with a reason that names it and its last words.
+/// What they write goes to the log, line by line, with the number of its rank; where nobody reads that, to this process's
+/// standard output and error.
 class WorkerProcesses {
  public:
   /// Starts one process for each of `workers`, whose descriptors of memory are this process's. Throws Error.
   WorkerProcesses(const std::string& program, const std::vector<WorkerArguments>& workers,
-                  std::shared_ptr<RankMemory> ranks);
+                  std::shared_ptr<RankMemory> ranks, const Log& log);
   WorkerProcesses(const WorkerProcesses&) = delete;
   WorkerProcesses& operator=(const WorkerProcesses&) = delete;
 
@@ -41,15 +45,20 @@ class WorkerProcesses {
     std::size_t rank = 0;
     pid_t pid = -1;
     int pidfd = -1;
+    int output = -1;  ///< a pipe from its standard output and error; -1: they are this process's
     bool has_ended = false;
+    LineSplitter lines{};
+    std::string last_words{};  ///< the last line that was no message
   };
 
   void start(const std::string& program, const WorkerArguments& worker);
   void kill_all() noexcept;
   void watch();
   void reap(Process& process);
+  void read_output(Process& process);
 
   std::shared_ptr<RankMemory> ranks_;
+  std::unique_ptr<LogQueue> log_;  ///< none: nobody reads it
   std::vector<Process> processes_;
   std::atomic<bool> ends_are_expected_ = false;
   std::atomic<bool> stops_ = false;

@@ -1,0 +1,231 @@
+// runtime/native/src/ranks: the processes of ranks, what they write, and how they end, without an engine.
+#include "runtime/native/src/ranks/worker_processes.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "runtime/native/src/error.h"
+#include "tests/native/check.h"
+
+namespace precast {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+template <typename Action>
+std::string refusal(Action&& action) {
+  try {
+    action();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+// A process that does anything but what a worker does.
+WorkerArguments arguments(std::size_t rank, const RankMemory& ranks) {
+  WorkerArguments worker;
+  worker.rank = rank;
+  worker.rank_memory = worker.step_memory = ranks.memory().descriptor();
+  return worker;
+}
+
+// A shell script that takes any arguments; removed at the end.
+class Program {
+ public:
+  explicit Program(const std::string& script) {
+    static int number = 0;
+    path_ = std::filesystem::temp_directory_path() /
+            ("precast-program-" + std::to_string(::getpid()) + "-" + std::to_string(number++));
+    std::ofstream(path_) << "#!/bin/sh\n" << script << "\n";
+    std::filesystem::permissions(path_, std::filesystem::perms::owner_all);
+  }
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+  ~Program() { std::filesystem::remove(path_); }
+
+  std::string path() const { return path_.string(); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+constexpr const char* endless = "exec sleep 1000";
+
+template <typename Condition>
+void wait_until(Condition&& holds) {
+  for (const Clock::time_point start = Clock::now(); !holds();) {
+    CHECK(Clock::now() - start < std::chrono::seconds(20));
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+void wait_until_failed(const RankMemory& ranks) {
+  wait_until([&] { return ranks.has_failed(); });
+}
+
+std::string prefix(pid_t id) { return "rank 1 (process " + std::to_string(id) + ")"; }
+
+// Keeps what it is told; its writes can be held up.
+class KeptLog {
+ public:
+  Log log() {
+    return Log([this](LogLevel level, const std::string& text) {
+      std::unique_lock lock(mutex_);
+      let_through_.wait(lock, [&] { return !is_held_; });
+      lines_.emplace_back(level, text);
+    });
+  }
+
+  std::vector<std::pair<LogLevel, std::string>> lines() {
+    const std::lock_guard lock(mutex_);
+    return lines_;
+  }
+
+  void hold(bool is_held) {
+    {
+      const std::lock_guard lock(mutex_);
+      is_held_ = is_held;
+    }
+    let_through_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable let_through_;
+  bool is_held_ = false;
+  std::vector<std::pair<LogLevel, std::string>> lines_;
+};
+
+}  // namespace
+
+TEST("workers: a process that ends is a failure that names its rank, and none is left behind") {
+  for (const auto& [program, words] : {std::pair{"/bin/false", "ended with status 1"}, {"/bin/true", "ended with status 0"}}) {
+    const auto ranks = RankMemory::create({.tensor_parallel_size = 2});
+    std::vector<pid_t> ids;
+    {
+      const WorkerProcesses processes(program, {arguments(1, *ranks)}, ranks, {});
+      ids = processes.process_ids();
+      wait_until_failed(*ranks);
+    }
+    CHECK_EQ(ranks->failure(), prefix(ids.at(0)) + " " + words);
+    CHECK_EQ(::waitpid(ids[0], nullptr, WNOHANG), -1);  // it was waited for
+  }
+}
+
+TEST("workers: a process that is killed is named with its signal, and those that go on are killed at the end") {
+  const auto ranks = RankMemory::create({.tensor_parallel_size = 3});
+  const Program program(endless);
+  std::vector<pid_t> ids;
+  {
+    const WorkerProcesses processes(program.path(), {arguments(1, *ranks), arguments(2, *ranks)}, ranks, {});
+    ids = processes.process_ids();
+    ::kill(ids.at(0), SIGKILL);
+    wait_until_failed(*ranks);
+    CHECK_EQ(ranks->failure(), prefix(ids[0]) + " was killed by SIGKILL");
+  }
+  for (const pid_t id : ids) CHECK_EQ(::waitpid(id, nullptr, WNOHANG), -1);
+}
+
+TEST("workers: a program that does not exist is said so, and the path is looked for where it should be") {
+  const auto ranks = RankMemory::create({.tensor_parallel_size = 2});
+  CHECK(refusal([&] { WorkerProcesses("/nowhere/worker", {arguments(1, *ranks)}, ranks, {}); }).find("cannot start rank 1") == 0);
+  CHECK(refusal([] { find_worker("/nowhere/worker"); }).find("No such file or directory") != std::string::npos);
+  CHECK_EQ(find_worker("/bin/true"), "/bin/true");
+  CHECK_EQ(refusal([] { WorkerArguments::from_strings({"1", "2"}); }), "precast-worker is started by precast, not by hand");
+  WorkerArguments given;
+  given.rank = 3;
+  given.engine_dir = "/a b";
+  given.num_blocks = 17;
+  CHECK(WorkerArguments::from_strings(given.to_strings()).to_strings() == given.to_strings());
+}
+
+TEST("workers: what a process writes goes to the log, by lines, with its rank; what it wrote last says why it ended") {
+  const auto ranks = RankMemory::create({.tensor_parallel_size = 2});
+  const Program program(R"(printf '\0362all is \377 well\n'; echo out; printf 'no end' >&2; exit 3)");
+  KeptLog kept;
+  pid_t id = 0;
+  {
+    const WorkerProcesses processes(program.path(), {arguments(1, *ranks)}, ranks, kept.log());
+    id = processes.process_ids().at(0);
+    wait_until_failed(*ranks);
+  }
+  CHECK_EQ(ranks->failure(), prefix(id) + " ended with status 3; its last words: no end");
+  const auto lines = kept.lines();
+  CHECK_EQ(lines.size(), 3U);
+  CHECK(lines[0] == std::pair(LogLevel::warning, prefix(id) + ": all is ? well"));
+  CHECK(lines[1] == std::pair(LogLevel::warning, prefix(id) + ": out"));
+  CHECK(lines[2] == std::pair(LogLevel::warning, prefix(id) + ": no end"));
+}
+
+TEST("workers: a message of a worker's log is no last word, and keeps its level") {
+  const auto ranks = RankMemory::create({.tensor_parallel_size = 2});
+  const Program program(R"(printf '\0361loaded\n\0363lost\n'; exit 4)");
+  KeptLog kept;
+  pid_t id = 0;
+  {
+    const WorkerProcesses processes(program.path(), {arguments(1, *ranks)}, ranks, kept.log());
+    id = processes.process_ids().at(0);
+    wait_until_failed(*ranks);
+  }
+  CHECK_EQ(ranks->failure(), prefix(id) + " ended with status 4");
+  CHECK(kept.lines() == (std::vector{std::pair(LogLevel::info, prefix(id) + ": loaded"),
+                                     std::pair(LogLevel::error, prefix(id) + ": lost")}));
+}
+
+TEST("workers: a log that is slow holds nobody up, and hears how much it has missed") {
+  const auto ranks = RankMemory::create({.tensor_parallel_size = 2});
+  const Program program("seq 1 20000; exit 5");
+  KeptLog kept;
+  kept.hold(true);
+  {
+    const WorkerProcesses processes(program.path(), {arguments(1, *ranks)}, ranks, kept.log());
+    wait_until_failed(*ranks);  // though the log has not let one line through
+    CHECK(kept.lines().empty());
+    kept.hold(false);
+  }
+  const auto lines = kept.lines();
+  CHECK(lines.size() > 1000);
+  CHECK(lines.size() < 2000);
+  CHECK(lines.front().second.ends_with(": 1"));
+  CHECK(lines.back().second.ends_with("lines of the ranks' output were left out: they came too fast"));
+}
+
+TEST("workers: messages survive the way through a process's output") {
+  for (const LogLevel level : {LogLevel::info, LogLevel::warning, LogLevel::error}) {
+    std::string line = encode_message(level, "two\nlines of rank \xc3\xa9");
+    CHECK_EQ(line.back(), '\n');
+    line.pop_back();
+    const OutputLine decoded = decode_line(line);
+    CHECK(decoded.level == level);
+    CHECK(decoded.is_message);
+    CHECK_EQ(decoded.text, "two lines of rank \xc3\xa9");
+  }
+  CHECK_EQ(encode_message(LogLevel::info, std::string(10'000, 'x')).size(), 4096U);
+  CHECK_EQ(decode_line("\x1e").text, "\x1e");
+  CHECK_EQ(decode_line("\x1e" "9x").text, "\x1e" "9x");
+  CHECK_EQ(decode_line("a\r").text, "a");
+  CHECK_EQ(decode_line("").text, "");
+  std::vector<std::string> lines;
+  const auto take = [&](std::string_view line) { lines.emplace_back(line); };
+  LineSplitter splitter;
+  for (const char* bytes : {"a", "b\n\nc\n", "d"}) splitter.add(bytes, take);
+  splitter.flush(take);
+  splitter.flush(take);
+  CHECK(lines == (std::vector<std::string>{"ab", "c", "d"}));
+  splitter.add(std::string(5000, 'x'), take);
+  CHECK_EQ(lines.back().size(), 4096U);
+}
+
+}  // namespace precast
