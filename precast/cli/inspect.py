@@ -8,16 +8,26 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from precast.cli.memory_size import parse_memory_size
 from precast.cli.output import format_bytes, print_json, print_table
 
 if TYPE_CHECKING:
     from precast.checkpoints.engine_manifest import EngineManifest
     from precast.checkpoints.weights_index import WeightsIndex
+    from precast.cli.memory_tables import MemoryReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("engine", type=Path, metavar="ENGINE", help="an engine directory")
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
+    parser.add_argument(
+        "--memory",
+        action="append",
+        default=[],
+        type=parse_memory_size,
+        metavar="SIZE",
+        help="of a device that the engine may go on, such as 24GiB; may be given several times; default: usual sizes",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,11 +37,21 @@ def run(args: argparse.Namespace) -> int:
     manifest = read_manifest(args.engine)
     check_files(args.engine, manifest)
     indices = {rank.weights: read_weights_index(args.engine / rank.weights) for rank in manifest.ranks}
+    memory = _report_memory(manifest, indices, args.memory)
     if args.json:
-        print_json(_to_json(args.engine, manifest, indices))
+        print_json(_to_json(args.engine, manifest, indices) | memory.to_json())
     else:
-        _print(args.engine, manifest, indices, args.tensors)
+        _print(args.engine, manifest, indices, memory, args.tensors)
     return 0
+
+
+def _report_memory(manifest: EngineManifest, indices: dict[str, WeightsIndex], asked: list[int]) -> MemoryReport:
+    from precast.cli.engine_memory import KvBlockCounts, rank_memories
+    from precast.cli.host_memory import available_memory_bytes
+    from precast.cli.memory_tables import report_memory
+
+    ranks, blocks = rank_memories(manifest, indices), KvBlockCounts.of(manifest)
+    return report_memory(ranks, blocks, asked, available_memory_bytes())
 
 
 def _to_json(engine: Path, manifest: EngineManifest, indices: dict[str, WeightsIndex]) -> dict[str, Any]:
@@ -57,7 +77,13 @@ def _missing(manifest: EngineManifest) -> list[str]:
     return sorted(set(manifest.requires) - {*SUPPORTED_OPS, *SUPPORTED_LAYOUTS})
 
 
-def _print(engine: Path, manifest: EngineManifest, indices: dict[str, WeightsIndex], list_tensors: bool) -> None:
+def _print(
+    engine: Path,
+    manifest: EngineManifest,
+    indices: dict[str, WeightsIndex],
+    memory: MemoryReport,
+    list_tensors: bool,
+) -> None:
     from precast.checkpoints.engine_manifest import ENGINE_FORMAT
 
     model, build, needs = manifest.model, manifest.build, manifest.backend_requirements
@@ -80,6 +106,7 @@ def _print(engine: Path, manifest: EngineManifest, indices: dict[str, WeightsInd
     required = [name + " (this version lacks it)" * (name in missing) for name in manifest.requires]
     rows += [("requires" if i == 0 else "", name) for i, name in enumerate(required)]
     print_table(rows)
+    memory.print()
     for path, index in indices.items():
         _print_tensors(path, index, list_tensors)
     print("\nfiles")
