@@ -426,7 +426,7 @@ TEST("communicator: memory of another layout, size or origin is refused") {
   auto* const words = reinterpret_cast<std::uint32_t*>(mapped->data());
   words[2] = 7;
   CHECK_EQ(refusal(mapped), "the shared memory has layout 7, and this precast knows layout 2: all ranks must run the same version");
-  words[2] = 1;
+  words[2] = 2;
   words[3] = 64;  // slots
   CHECK(refusal(mapped).find(" bytes, and its header speaks of ") != std::string::npos);
   words[3] = 0;

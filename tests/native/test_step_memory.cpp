@@ -1,5 +1,5 @@
 // runtime/native/src/ranks: steps in shared memory, without an engine.
-#include "runtime/native/src/ranks/step_memory.h"
+#include "runtime/native/src/ranks/local/step_memory.h"
 
 #include <unistd.h>
 
@@ -11,14 +11,14 @@
 namespace precast {
 namespace {
 
-constexpr StepLimits limits{.world_size = 3,
-                            .num_slots = 2,
-                            .max_tokens = 100,
-                            .max_sequences = 10,
-                            .max_table_entries = 200,
-                            .max_logit_rows = 10,
-                            .vocab_size = 7,
-                            .carries_logits = true};
+constexpr StepMemorySizes sizes{.world_size = 3,
+                                .num_slots = 2,
+                                .carries_logits = true,
+                                .limits = {.max_tokens = 100,
+                                           .max_sequences = 10,
+                                           .max_table_entries = 200,
+                                           .max_logit_rows = 10,
+                                           .vocab_size = 7}};
 
 std::vector<std::int32_t> random_numbers(std::mt19937& random, std::size_t count) {
   std::vector<std::int32_t> numbers(count);
@@ -54,7 +54,7 @@ std::string refusal(Action&& action) {
 }  // namespace
 
 TEST("steps: what rank 0 writes is what a worker reads, whichever slot it lies in") {
-  const auto writer = StepMemory::create(limits, 42);
+  const auto writer = StepMemory::create(sizes, 42);
   const auto reader = StepMemory::open(SharedMemory::open(::dup(writer->memory().descriptor())), 42);
   std::mt19937 random(1);
   StepBatch read = random_step(random, 0);  // whatever was read before leaves nothing behind
@@ -85,17 +85,17 @@ TEST("steps: what rank 0 writes is what a worker reads, whichever slot it lies i
 }
 
 TEST("steps: a step that is too large, or that has unknown tokens, is a defect of rank 0") {
-  const auto steps = StepMemory::create(limits, 1);
+  const auto steps = StepMemory::create(sizes, 1);
   StepBatch large;
   large.token_ids.assign(100'000, 1);
-  CHECK_EQ(refusal([&] { steps->publish(1, large); }), "a step is larger than the memory between ranks was made for");
+  CHECK_EQ(refusal([&] { steps->publish(1, large); }), "a step is larger than what ranks have room for");
   StepBatch unknown;
   unknown.token_sources.push_back({});
   CHECK_EQ(refusal([&] { steps->publish(1, unknown); }), "a step for several ranks has tokens that are not known");
 }
 
 TEST("steps: a rank of another build is refused, and so is memory that holds no steps") {
-  const auto steps = StepMemory::create(limits, 7);
+  const auto steps = StepMemory::create(sizes, 7);
   const auto mapped = [&] { return SharedMemory::open(::dup(steps->memory().descriptor())); };
   CHECK_EQ(refusal([&] { StepMemory::open(mapped(), 8); }),
            "rank 0 runs build 7 of precast and the engine, and this is 8: all ranks must run the same one");

@@ -1,5 +1,5 @@
 // runtime/native/src/ranks: the processes of ranks, what they write, and how they end, without an engine.
-#include "runtime/native/src/ranks/worker_processes.h"
+#include "runtime/native/src/ranks/local/worker_processes.h"
 
 #include <sys/wait.h>
 #include <unistd.h>

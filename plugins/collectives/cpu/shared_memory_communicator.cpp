@@ -2,12 +2,11 @@
 #include "plugins/collectives/cpu/shared_memory_communicator.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 #include <string>
 #include <utility>
 
 #include "plugins/collectives/cpu/futex.h"
+#include "plugins/collectives/cpu/ordered_sum.h"
 
 #if defined(PRECAST_X86)
 #include <immintrin.h>
@@ -19,7 +18,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds longest_sleep{50};  // how often who waits looks whether others live
-constexpr std::size_t floats_per_task = 32 * 1024;
 constexpr std::size_t default_shared_sum_floats = 64 * 1024;
 constexpr int kind_shift = 56;
 
@@ -39,22 +37,6 @@ bool reached(std::uint32_t value, std::uint32_t target) noexcept {
 void publish(std::atomic<std::uint32_t>& word, const std::atomic<std::uint32_t>& sleepers, std::uint32_t value) noexcept {
   word.store(value);
   if (sleepers.load() != 0) futex_wake_all(word);
-}
-
-template <typename F>
-void in_tasks(std::size_t size, const ParallelFor& parallel_for, F&& f) {
-  if (size <= floats_per_task || parallel_for.threads() == 1) {
-    const FloatingPointScope scope;  // as tasks have it: sums must not depend on what the thread was set to
-    f(std::size_t{0}, size);
-    return;
-  }
-  parallel_for((size + floats_per_task - 1) / floats_per_task, [&](std::size_t task) {
-    f(task * floats_per_task, std::min((task + 1) * floats_per_task, size));
-  });
-}
-
-void copy(const float* from, std::size_t count, float* to) noexcept {
-  if (count != 0) std::memcpy(to, from, count * sizeof(float));  // an empty span may have no address
 }
 
 std::string name(std::size_t rank) { return "rank " + std::to_string(rank); }
@@ -92,7 +74,7 @@ void SharedMemoryCommunicator::all_reduce(std::span<const float> x, std::span<fl
 }
 
 void SharedMemoryCommunicator::sum_alone(std::span<float> y, const ParallelFor& parallel_for) {
-  in_tasks(y.size(), parallel_for,
+  in_float_tasks(y.size(), parallel_for,
            [&](std::size_t first, std::size_t last) { add_up(first, last, y.data() + first); });
 }
 
@@ -102,32 +84,23 @@ void SharedMemoryCommunicator::sum_shared(std::size_t size, std::span<float> y, 
   const std::size_t mine = start(tensor_rank());
   float* const buffer = memory_->buffer(rank_, turn_);
   // Nobody else reads this rank's share of its buffer before the second meeting.
-  in_tasks(start(tensor_rank() + 1) - mine, parallel_for, [&](std::size_t first, std::size_t last) {
+  in_float_tasks(start(tensor_rank() + 1) - mine, parallel_for, [&](std::size_t first, std::size_t last) {
     add_up(mine + first, mine + last, buffer + mine + first);
   });
   meet(Meeting::all_reduce, size);
   for (std::size_t rank = 0; rank < num_tensor_ranks_; ++rank) {
     const std::size_t begin = start(rank);
     const float* const from = memory_->buffer(stage_start_ + rank, turn_) + begin;
-    in_tasks(start(rank + 1) - begin, parallel_for, [&](std::size_t first, std::size_t last) {
-      copy(from + first, last - first, y.data() + begin + first);
+    in_float_tasks(start(rank + 1) - begin, parallel_for, [&](std::size_t first, std::size_t last) {
+      copy_floats(from + first, last - first, y.data() + begin + first);
     });
   }
 }
 
 // y[i] = sum of the ranks' numbers at begin + i. `y` may be where one of them lies.
 void SharedMemoryCommunicator::add_up(std::size_t begin, std::size_t end, float* y) const noexcept {
-  constexpr std::size_t block = 1024;  // stays in the first cache while the ranks' numbers are added to it
-  std::array<float, block> sums;
-  for (std::size_t first = begin; first < end; first += block) {
-    const std::size_t count = std::min(block, end - first);
-    copy(memory_->buffer(stage_start_, turn_) + first, count, sums.data());
-    for (std::size_t rank = 1; rank < num_tensor_ranks_; ++rank) {
-      const float* const numbers = memory_->buffer(stage_start_ + rank, turn_) + first;
-      for (std::size_t i = 0; i < count; ++i) sums[i] += numbers[i];
-    }
-    copy(sums.data(), count, y + (first - begin));
-  }
+  const auto numbers = [&](std::size_t rank) { return memory_->buffer(stage_start_ + rank, turn_) + begin; };
+  ordered_sum(num_tensor_ranks_, numbers, end - begin, y);
 }
 
 void SharedMemoryCommunicator::all_gather(std::span<const float> x, std::size_t num_rows, std::size_t root,
@@ -148,7 +121,7 @@ void SharedMemoryCommunicator::all_gather(std::span<const float> x, std::size_t 
         const std::size_t first = (begin + i) % num_columns;
         const std::size_t last = std::min(num_columns, first + size - i);
         if (first < num_kept) {
-          copy(from + i, std::min(last, num_kept) - first, y.data() + row * num_features + column + first);
+          copy_floats(from + i, std::min(last, num_kept) - first, y.data() + row * num_features + column + first);
         }
         i += last - first;
       }
@@ -171,7 +144,7 @@ void SharedMemoryCommunicator::send(std::span<const float> x) {
     wait(channel.received, channel.received_sleepers, number + 1 - num_slots, receiver, "to receive");
     const std::size_t size = std::min(memory_->slot_floats(), x.size() - done);
     memory_->slot(rank_, number % num_slots) = {.message_floats = x.size(), .piece_floats = size};
-    copy(x.data() + done, size, memory_->slot_floats(rank_, number % num_slots));
+    copy_floats(x.data() + done, size, memory_->slot_floats(rank_, number % num_slots));
     publish(channel.sent, channel.sent_sleepers, number + 1);
     done += size;
   } while (done < x.size());
@@ -193,7 +166,7 @@ void SharedMemoryCommunicator::receive(std::span<float> y) {
                     " expects " + std::to_string(y.size()) + ": they compute different steps");
       throw_failure();
     }
-    copy(memory_->slot_floats(sender, number % num_slots), slot.piece_floats, y.data() + done);
+    copy_floats(memory_->slot_floats(sender, number % num_slots), slot.piece_floats, y.data() + done);
     done += slot.piece_floats;
     publish(channel.received, channel.received_sleepers, number + 1);
   } while (done < y.size());
@@ -206,8 +179,8 @@ void SharedMemoryCommunicator::heartbeat() noexcept {
 void SharedMemoryCommunicator::give(std::span<const float> piece, Meeting what, std::size_t size,
                                     const ParallelFor& parallel_for) {
   float* const buffer = memory_->buffer(rank_, turn_);
-  in_tasks(piece.size(), parallel_for, [&](std::size_t first, std::size_t last) {
-    copy(piece.data() + first, last - first, buffer + first);
+  in_float_tasks(piece.size(), parallel_for, [&](std::size_t first, std::size_t last) {
+    copy_floats(piece.data() + first, last - first, buffer + first);
   });
   meet(what, size);
 }

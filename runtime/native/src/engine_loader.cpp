@@ -12,6 +12,8 @@
 #include "runtime/native/src/json_writer.h"
 #include "runtime/native/src/kv_plan.h"
 #include "runtime/native/src/ort_session.h"
+#include "runtime/native/src/ranks/local/local_leader.h"
+#include "runtime/native/src/ranks/rank_options.h"
 #include "runtime/native/src/ranks/ranked_session.h"
 #include "runtime/native/src/version.h"
 
@@ -127,18 +129,23 @@ LoadedSession load_session(const EngineManifest& manifest, const EngineOptions& 
   }
   const std::size_t num_groups = manifest.ranks.front().kv_groups.size();
   const std::size_t blocks = blocks_of(static_cast<std::size_t>(kv_plan.max_seq_len), manifest);
-  const std::chrono::seconds rank_timeout(options.rank_timeout_s != 0 ? options.rank_timeout_s : default_rank_timeout_s);
-  std::unique_ptr<RankedSession> session =
-      RankedSession::load(manifest, {.rank = rank,
-                                     .worker_path = options.worker_path,
-                                     .rank_timeout = rank_timeout,
-                                     .limits = {.max_tokens = options.max_num_tokens,
-                                                .max_sequences = options.max_batch_size,
-                                                .max_table_entries = num_groups * options.max_batch_size * (blocks + 1),
-                                                .max_logit_rows = max_logit_rows},
-                                     .log = options.log});
-  const OrtSession* const rank0 = &session->rank0();
-  return {std::move(session), rank0};
+  const RankOptions ranks{
+      .rank = rank,
+      .worker_path = options.worker_path,
+      .rank_timeout = std::chrono::seconds(options.rank_timeout_s != 0 ? options.rank_timeout_s : default_rank_timeout_s),
+      .limits = {.max_tokens = options.max_num_tokens,
+                 .max_sequences = options.max_batch_size,
+                 .max_table_entries = num_groups * options.max_batch_size * (blocks + 1),
+                 .max_logit_rows = max_logit_rows,
+                 .vocab_size = static_cast<std::size_t>(manifest.model.vocab_size)},
+      .log = options.log};
+  const std::uint32_t all_threads = options.num_threads != 0 ? options.num_threads : num_processors();
+  OrtSessionOptions rank0 = rank;
+  rank0.num_threads = std::max(1U, all_threads / static_cast<std::uint32_t>(manifest.ranks.size()));
+  auto link = std::make_unique<LocalLeader>(manifest, ranks, rank0.num_threads);
+  std::unique_ptr<RankedSession> session = RankedSession::load(manifest, rank0, std::move(link));
+  const OrtSession* const loaded = &session->rank0();
+  return {std::move(session), loaded};
 }
 
 void log_plan(const EngineManifest& manifest, const EngineOptions& options, const KvPlan& kv_plan) {

@@ -1,36 +1,22 @@
 #pragma once
 
-#include <chrono>
-#include <cstddef>
-#include <cstdint>
+#include <memory>
 #include <string>
-#include <vector>
+
+#include "runtime/native/src/ort_session.h"
+#include "runtime/native/src/ranks/rank_link.h"
 
 namespace precast {
 
-/// What a worker process is told on its command line.
-struct WorkerArguments {
-  std::size_t rank = 0;
-  int parent_pid = 0;
-  int rank_memory = -1;  ///< descriptor of a RankMemory
-  int step_memory = -1;  ///< descriptor of a StepMemory
-  std::string engine_dir;
-  std::string onnxruntime_path;
-  std::string kernel_level;
-  std::uint32_t num_threads = 0;
-  std::int32_t num_blocks = 0;
-  std::chrono::milliseconds rank_timeout{0};
-  unsigned spins = 0;
+/// Loads a worker's part of an engine, which may take long from a slow disk: meanwhile its communicator shows that it lives.
+/// Throws Error.
+std::unique_ptr<OrtSession> load_rank(const std::string& engine_dir, const OrtSessionOptions& options);
 
-  std::vector<std::string> to_strings() const;                                      ///< without the program's name
-  static WorkerArguments from_strings(const std::vector<std::string>& arguments);  ///< throws std::invalid_argument
-};
+/// What a worker says when it has loaded.
+std::string describe_loaded(const OrtSession& session);
 
-/// Loads the rank, computes the steps that rank 0 publishes, and returns when that stops. Returns the exit status. Ends the
-/// process when the parent ends, however that is.
-int run_worker(const WorkerArguments& arguments);
-
-/// Of the engine and this precast; ranks that differ in it are refused.
-std::uint64_t build_id(const std::string& engine_dir);
+/// Computes the steps that rank 0 publishes, until none follows. What goes wrong fails all ranks: they would wait in vain for
+/// what this one has not computed.
+void run_steps(OrtSession& session, std::size_t rank, WorkerLink& link);
 
 }  // namespace precast

@@ -1,4 +1,4 @@
-#include "runtime/native/src/ranks/worker_output.h"
+#include "runtime/native/src/ranks/local/worker_output.h"
 
 #include <unistd.h>
 

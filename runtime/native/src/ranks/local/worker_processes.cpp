@@ -1,4 +1,4 @@
-#include "runtime/native/src/ranks/worker_processes.h"
+#include "runtime/native/src/ranks/local/worker_processes.h"
 
 #include <dlfcn.h>
 #include <fcntl.h>

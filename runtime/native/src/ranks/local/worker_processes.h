@@ -11,8 +11,8 @@
 
 #include "plugins/collectives/cpu/rank_memory.h"
 #include "runtime/native/src/log.h"
-#include "runtime/native/src/ranks/worker.h"
-#include "runtime/native/src/ranks/worker_output.h"
+#include "runtime/native/src/ranks/local/local_worker.h"
+#include "runtime/native/src/ranks/local/worker_output.h"
 
 namespace precast {
 

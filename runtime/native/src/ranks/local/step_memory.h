@@ -8,20 +8,16 @@
 #include <string>
 
 #include "plugins/collectives/cpu/shared_memory.h"
+#include "runtime/native/src/ranks/step_codec.h"
 #include "runtime/native/src/step_batch.h"
 
 namespace precast {
 
-/// How large the largest step is.
-struct StepLimits {
+struct StepMemorySizes {
   std::size_t world_size = 1;
-  std::size_t num_slots = 1;          ///< at least the steps in flight; a power of two, so that numbers may wrap around
-  std::size_t max_tokens = 0;         ///< of a step
-  std::size_t max_sequences = 0;      ///< of a step
-  std::size_t max_table_entries = 0;  ///< of all block tables of a step together
-  std::size_t max_logit_rows = 0;     ///< of a step
-  std::size_t vocab_size = 0;
+  std::size_t num_slots = 1;    ///< at least the steps in flight; a power of two, so that numbers may wrap around
   bool carries_logits = false;  ///< whether the last stage hands logits to rank 0 here: where there is more than one
+  StepLimits limits{};
 };
 
 /// How rank 0 tells the other ranks of its engine what to compute, and they tell it how far they are: in shared memory.
@@ -41,13 +37,13 @@ class StepMemory {
   };
 
   /// Throws std::system_error.
-  static std::shared_ptr<StepMemory> create(const StepLimits& limits, std::uint64_t build_id);
+  static std::shared_ptr<StepMemory> create(const StepMemorySizes& sizes, std::uint64_t build_id);
 
   /// The memory that rank 0 made. Throws std::invalid_argument where that runs another build of precast or of the engine.
   static std::shared_ptr<StepMemory> open(std::shared_ptr<SharedMemory> memory, std::uint64_t build_id);
 
   const SharedMemory& memory() const noexcept { return *memory_; }
-  const StepLimits& limits() const noexcept { return limits_; }
+  const StepMemorySizes& sizes() const noexcept { return sizes_; }
 
   /// Of rank 0: writes the step with this number, whose slot must be free, and wakes the workers.
   void publish(std::uint32_t number, const StepBatch& batch);
@@ -68,12 +64,12 @@ class StepMemory {
   float* logits(std::uint32_t number) const noexcept;
 
  private:
-  StepMemory(std::shared_ptr<SharedMemory> memory, const StepLimits& limits);
+  StepMemory(std::shared_ptr<SharedMemory> memory, const StepMemorySizes& sizes);
 
   std::byte* slot(std::uint32_t number) const noexcept;
 
   std::shared_ptr<SharedMemory> memory_;
-  const StepLimits limits_;
+  const StepMemorySizes sizes_;
 };
 
 }  // namespace precast
