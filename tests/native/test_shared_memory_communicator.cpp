@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cmath>
 #include <csignal>
 #include <cstdint>
 #include <cstring>
@@ -20,10 +19,15 @@
 
 #include "tests/native/check.h"
 #include "tests/native/parallel.h"
+#include "tests/native/rank_numbers.h"
 
 namespace precast {
 namespace {
 
+using test::expected_sum;
+using test::number;
+using test::numbers;
+using test::same_bits;
 using Clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
@@ -62,34 +66,6 @@ std::vector<std::string> run_ranks(const std::shared_ptr<RankMemory>& memory, co
 
 bool all_well(const std::vector<std::string>& errors) {
   return std::ranges::all_of(errors, [](const std::string& error) { return error.empty(); });
-}
-
-// Numbers for which the order of a sum matters.
-float number(std::size_t rank, std::size_t i, std::uint32_t seed) {
-  std::uint64_t bits = (std::uint64_t{seed} << 40) + (rank << 32) + i;
-  bits = (bits ^ (bits >> 31)) * 0x9e3779b97f4a7c15u;  // one step of a hash, so that neighbours differ
-  bits = (bits ^ (bits >> 29)) * 0xbf58476d1ce4e5b9u;
-  const float sign = (bits >> 63) == 0 ? 1.0f : -1.0f;
-  const auto exponent = static_cast<int>((bits >> 40) % 40) - 20;
-  return sign * std::ldexp(1.0f + static_cast<float>((bits >> 50) % 1024) / 1024.0f, exponent);
-}
-
-std::vector<float> numbers(std::size_t rank, std::size_t size, std::uint32_t seed) {
-  std::vector<float> values(size);
-  for (std::size_t i = 0; i < size; ++i) values[i] = number(rank, i, seed);
-  return values;
-}
-
-std::vector<float> expected_sum(std::size_t num_ranks, std::size_t size, std::uint32_t seed) {
-  std::vector<float> sum = numbers(0, size, seed);
-  for (std::size_t rank = 1; rank < num_ranks; ++rank) {
-    for (std::size_t i = 0; i < size; ++i) sum[i] += number(rank, i, seed);
-  }
-  return sum;
-}
-
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
 }  // namespace

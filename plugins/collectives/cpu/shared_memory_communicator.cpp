@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "plugins/collectives/cpu/futex.h"
+#include "plugins/collectives/cpu/gather_columns.h"
 #include "plugins/collectives/cpu/ordered_sum.h"
 
 #if defined(PRECAST_X86)
@@ -19,7 +20,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds longest_sleep{50};  // how often who waits looks whether others live
 constexpr std::size_t default_shared_sum_floats = 64 * 1024;
-constexpr int kind_shift = 56;
 
 void pause() noexcept {
 #if defined(PRECAST_X86)
@@ -113,18 +113,7 @@ void SharedMemoryCommunicator::all_gather(std::span<const float> x, std::size_t 
     const std::size_t size = std::min(piece_floats, x.size() - begin);
     give(x.subspan(begin, size), Meeting::all_gather, x.size(), parallel_for);
     for (std::size_t rank = 0; rank < num_tensor_ranks_ && tensor_rank() == root; ++rank) {
-      const float* const from = memory_->buffer(stage_start_ + rank, turn_);
-      const std::size_t column = rank * num_columns;  // of y, where this rank's columns begin
-      const std::size_t num_kept = column < num_features ? std::min(num_columns, num_features - column) : 0;
-      for (std::size_t i = 0; i < size;) {
-        const std::size_t row = (begin + i) / num_columns;
-        const std::size_t first = (begin + i) % num_columns;
-        const std::size_t last = std::min(num_columns, first + size - i);
-        if (first < num_kept) {
-          copy_floats(from + i, std::min(last, num_kept) - first, y.data() + row * num_features + column + first);
-        }
-        i += last - first;
-      }
+      gather_columns(memory_->buffer(stage_start_ + rank, turn_), begin, size, rank, num_columns, y, num_features);
     }
     turn_ ^= 1;
   }
@@ -187,7 +176,7 @@ void SharedMemoryCommunicator::give(std::span<const float> piece, Meeting what, 
 
 void SharedMemoryCommunicator::meet(Meeting what, std::size_t size) {
   const std::uint32_t number = ++num_meetings_;
-  const std::uint64_t mine = static_cast<std::uint64_t>(what) << kind_shift | size;
+  const std::uint64_t mine = encode_meeting(what, size);
   RankState& state = memory_->state(rank_);
   state.meeting[number % 2].store(mine, std::memory_order_relaxed);
   publish(state.arrived, state.sleepers, number);
@@ -202,13 +191,7 @@ void SharedMemoryCommunicator::meet(Meeting what, std::size_t size) {
 void SharedMemoryCommunicator::check_meeting(std::size_t rank, std::uint64_t mine) {
   const std::uint64_t theirs = memory_->state(rank).meeting[num_meetings_ % 2].load(std::memory_order_relaxed);
   if (theirs == mine) return;
-  const auto describe = [](std::uint64_t meeting) {
-    const auto kind = static_cast<Meeting>(meeting >> kind_shift);
-    const std::uint64_t size = meeting & ((std::uint64_t{1} << kind_shift) - 1);
-    return std::string(kind == Meeting::all_reduce ? "AllReduce" : "AllGather") + " of " + std::to_string(size) + " numbers";
-  };
-  memory_->fail(rank_, name(rank_) + " comes to an " + describe(mine) + ", and " + name(rank) + " to an " + describe(theirs) +
-                ": they compute different steps");
+  memory_->fail(rank_, describe_difference(rank_, mine, rank, theirs));
   throw_failure();
 }
 
@@ -251,12 +234,7 @@ void SharedMemoryCommunicator::wait(const std::atomic<std::uint32_t>& word, std:
 }
 
 void SharedMemoryCommunicator::give_up(std::size_t rank, const char* what) {
-  const auto seconds = static_cast<double>(options_.rank_timeout.count()) / 1000;
-  std::string shown = std::to_string(seconds);
-  shown.erase(shown.find_last_not_of('0') + 1);
-  if (shown.back() == '.') shown.pop_back();
-  memory_->fail(rank_, name(rank) + " has made no progress for " + shown + " s, while " + name(rank_) + " waited for it " +
-                what);
+  memory_->fail(rank_, describe_stuck(rank, options_, rank_, what));
   throw_failure();
 }
 

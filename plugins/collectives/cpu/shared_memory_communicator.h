@@ -7,18 +7,12 @@
 #include <memory>
 
 #include "plugins/collectives/cpu/communicator.h"
+#include "plugins/collectives/cpu/meeting.h"
 #include "plugins/collectives/cpu/rank_memory.h"
 #include "plugins/collectives/cpu/rank_watch.h"
+#include "plugins/collectives/cpu/wait_options.h"
 
 namespace precast {
-
-struct WaitOptions {
-  // How long a rank may show no sign of life while another waits for it. Any node that a rank computes is one: a prompt may
-  // take as long as it takes. RankWatch says which of several ranks that wait for each other is named.
-  std::chrono::milliseconds rank_timeout{60'000};
-  // How often to look before sleeping, about 40 ns each. 0 where ranks share processors.
-  unsigned spins = 2'000;
-};
 
 // A meeting: every rank of the stage writes into a buffer of its own, says that it has arrived, and reads the others'
 // buffers once they have. Buffers are used in turns, so that one meeting suffices: who writes a buffer again has met the
@@ -53,8 +47,6 @@ class SharedMemoryCommunicator final : public Communicator {
   void set_shared_sum_floats(std::size_t count) noexcept { shared_sum_floats_ = count; }
 
  private:
-  enum class Meeting : std::uint64_t { all_reduce = 1, all_gather = 2 };
-
   // Puts a piece of a message of `size` numbers where the others find it, and meets them.
   void give(std::span<const float> piece, Meeting what, std::size_t size, const ParallelFor& parallel_for);
   void meet(Meeting what, std::size_t size);
