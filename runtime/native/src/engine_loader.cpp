@@ -13,6 +13,9 @@
 #include "runtime/native/src/kv_plan.h"
 #include "runtime/native/src/ort_session.h"
 #include "runtime/native/src/ranks/local/local_leader.h"
+#include "runtime/native/src/ranks/messages/message_leader.h"
+#include "runtime/native/src/ranks/messages/message_worker.h"
+#include "runtime/native/src/ranks/messages/mpi_job.h"
 #include "runtime/native/src/ranks/rank_options.h"
 #include "runtime/native/src/ranks/ranked_session.h"
 #include "runtime/native/src/version.h"
@@ -29,6 +32,19 @@ std::uint64_t page_bytes(const EngineManifest& manifest) {
   return bytes;
 }
 
+/// What this host has for the blocks of all ranks together. Of ranks on several hosts, which are taken to be alike, it holds
+/// as many as were started here.
+std::uint64_t available_bytes(const EngineManifest& manifest) {
+  const std::uint64_t available = available_memory_bytes();
+  if (mpi_library().empty()) return available;
+  std::uint64_t largest = 0;
+  for (const RankFiles& rank : manifest.ranks) largest = std::max(largest, kv_page_bytes(rank.kv_caches));
+  const std::uint64_t here = largest * MpiJob::open(mpi_library()).messages().num_local_ranks();
+  if (here == 0) return available;
+  return static_cast<std::uint64_t>(static_cast<double>(available) * static_cast<double>(page_bytes(manifest)) /
+                                    static_cast<double>(here));
+}
+
 KvPlan plan(const EngineManifest& manifest, std::span<const std::int64_t> windows, const EngineOptions& options) {
   // Each stage may be at a step of its own, and a sequence's windowed layers give no block back before the last of them.
   const auto steps_in_flight = static_cast<std::uint64_t>(manifest.mapping.pipeline_parallel_size);
@@ -40,7 +56,7 @@ KvPlan plan(const EngineManifest& manifest, std::span<const std::int64_t> window
                        .wanted_max_seq_len = options.max_seq_len,
                        .max_batch_size = options.max_batch_size,
                        .kv_cache_bytes = options.kv_cache_bytes,
-                       .available_bytes = available_memory_bytes()});
+                       .available_bytes = available_bytes(manifest)});
 }
 
 void check(const EngineOptions& options) {
@@ -115,6 +131,31 @@ std::size_t blocks_of(std::size_t num_tokens, const EngineManifest& manifest) {
   return (num_tokens + tokens_per_block - 1) / tokens_per_block;
 }
 
+/// In processes of their own. Sets the threads of rank 0.
+std::unique_ptr<LeaderLink> start_local_ranks(const EngineManifest& manifest, const RankOptions& options,
+                                              std::uint32_t& num_threads) {
+  const std::uint32_t all_threads = options.rank.num_threads != 0 ? options.rank.num_threads : num_processors();
+  num_threads = std::max(1U, all_threads / static_cast<std::uint32_t>(manifest.ranks.size()));
+  return std::make_unique<LocalLeader>(manifest, options, num_threads);
+}
+
+/// In the processes that mpiexec has started. Sets the threads of rank 0.
+std::unique_ptr<LeaderLink> start_mpi_ranks(const EngineManifest& manifest, const RankOptions& options,
+                                            std::uint32_t& num_threads) {
+  MpiJob& job = MpiJob::open(mpi_library());
+  const std::uint32_t session = job.begin_session(manifest.ranks.size());
+  try {
+    const std::size_t num_local = job.messages().num_local_ranks();
+    num_threads = threads_of_rank(options.rank.num_threads, num_local);
+    auto link = std::make_unique<MessageLeader>(job.messages(), manifest, options, session, spins_of(num_local, num_threads));
+    link->on_end = [&job](const std::string& failure) { job.end_session(failure); };
+    return link;
+  } catch (const std::exception& error) {
+    job.end_session(error.what());
+    throw;
+  }
+}
+
 /// `max_logit_rows` of a step.
 LoadedSession load_session(const EngineManifest& manifest, const EngineOptions& options, const KvPlan& kv_plan,
                            std::size_t max_logit_rows) {
@@ -122,7 +163,7 @@ LoadedSession load_session(const EngineManifest& manifest, const EngineOptions& 
                                .num_threads = options.num_threads,
                                .kernel_level = options.kernel_level,
                                .num_blocks = kv_plan.num_blocks};
-  if (manifest.ranks.size() == 1) {
+  if (manifest.ranks.size() == 1 && mpi_library().empty()) {
     std::unique_ptr<OrtSession> session = OrtSession::load(manifest, rank);
     const OrtSession* const rank0 = session.get();
     return {std::move(session), rank0};
@@ -139,10 +180,9 @@ LoadedSession load_session(const EngineManifest& manifest, const EngineOptions& 
                  .max_logit_rows = max_logit_rows,
                  .vocab_size = static_cast<std::size_t>(manifest.model.vocab_size)},
       .log = options.log};
-  const std::uint32_t all_threads = options.num_threads != 0 ? options.num_threads : num_processors();
   OrtSessionOptions rank0 = rank;
-  rank0.num_threads = std::max(1U, all_threads / static_cast<std::uint32_t>(manifest.ranks.size()));
-  auto link = std::make_unique<LocalLeader>(manifest, ranks, rank0.num_threads);
+  std::unique_ptr<LeaderLink> link = mpi_library().empty() ? start_local_ranks(manifest, ranks, rank0.num_threads)
+                                                           : start_mpi_ranks(manifest, ranks, rank0.num_threads);
   std::unique_ptr<RankedSession> session = RankedSession::load(manifest, rank0, std::move(link));
   const OrtSession* const loaded = &session->rank0();
   return {std::move(session), loaded};

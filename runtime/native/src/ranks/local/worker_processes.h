@@ -13,6 +13,7 @@
 #include "runtime/native/src/log.h"
 #include "runtime/native/src/ranks/local/local_worker.h"
 #include "runtime/native/src/ranks/local/worker_output.h"
+#include "runtime/native/src/ranks/log_queue.h"
 
 namespace precast {
 
