@@ -1,4 +1,5 @@
-"""The command line: ``precast build | convert | run | inspect | verify | cache``, a module each.
+"""The command line: ``precast build | convert | run | inspect | verify | cache | launch | build-mpi``, a module
+each.
 
 Results go to stdout, everything else to stderr. Exit status 0: done; 1: an error, said in one line; 2: wrong usage;
 130: interrupted (Ctrl-C); 141: nobody reads stdout any more.
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from precast.cli import build, cache, convert, inspect, run, verify
+from precast.cli import build, build_mpi, cache, convert, inspect, launch, run, verify
 from precast.cli.errors import CommandError, describe
 from precast.version import __version__
 
@@ -26,6 +27,8 @@ _COMMANDS = {
     "inspect": inspect,
     "verify": verify,
     "cache": cache,
+    "launch": launch,
+    "build-mpi": build_mpi,
 }
 _KILLED = 128  # what a shell adds to the number of the signal that ended a process
 

@@ -25,6 +25,8 @@ def test_one_wheel_serves_every_python_version(wheel: Path) -> None:
         "precast/py.typed",
         "precast/runtime/include/precast.h",
         "precast/runtime/bin/precast-worker",
+        "precast/runtime/mpi/precast_mpi.c",
+        "precast/runtime/mpi/precast_mpi.h",
         "precast/runtime/lib/libprecast.so.0",
         "precast/runtime/lib/libprecast.so",
         "precast/runtime/lib/pkgconfig/precast.pc",
@@ -54,6 +56,7 @@ def test_nothing_else_is_in_it(names: list[str]) -> None:
     allowed = re.compile(
         r"precast/.*\.py|precast/py\.typed"
         r"|precast/runtime/bin/precast-worker"
+        r"|precast/runtime/mpi/precast_mpi\.[ch]"
         r"|precast/runtime/include/precast\.h|precast/runtime/lib/libprecast\.so(\.0)?"
         r"|precast/runtime/lib/(pkgconfig/precast\.pc|cmake/precast/precast-config[-a-z]*\.cmake)"
         r"|precast-[^/]*\.dist-info/.*"

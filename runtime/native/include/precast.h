@@ -175,7 +175,9 @@ typedef struct precast_engine_options {
    * must then be left at their defaults. */
   const struct precast_session_table *session;
   /* The program precast-worker, which runs ranks 1, 2, ... of an engine of several ranks, each in a process of its own. NULL:
-   * the environment variable PRECAST_WORKER, else beside libprecast or in ../bin from there. */
+   * the environment variable PRECAST_WORKER, else beside libprecast or in ../bin from there. Not used where the environment
+   * variable PRECAST_MPI names what `precast build-mpi` has made: then ranks are the processes of this MPI job, which run
+   * `precast-worker --mpi` in all ranks but 0, and threads are shared out between those of a host. */
   const char *worker_path;
   /* Seconds without any progress after which a rank that others wait for counts as hung. A long prompt is progress.
    * 0: 60. */

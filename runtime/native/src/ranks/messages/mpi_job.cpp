@@ -61,6 +61,8 @@ MpiMessages::MpiMessages(const std::string& path) : mpi_(open_library(path)) {
   int rank = 0;
   int num_ranks = 0;
   int num_local = 0;
+  // `precast launch` asks in this way whether its program has started MPI, or tried to: it is started once.
+  if (const char* const mark = std::getenv("PRECAST_MPI_UNSTARTED"); mark != nullptr) ::unlink(mark);
   if (const char* const error = mpi_->init(&rank, &num_ranks, &num_local); error != nullptr) {
     throw Error(ErrorCode::rank_failed, error);
   }
@@ -163,6 +165,8 @@ std::string mpi_library() {
   const char* const path = std::getenv("PRECAST_MPI");
   return path != nullptr ? path : "";
 }
+
+void end_mpi_job(const std::string& path) { MpiJob::open(path); }
 
 int run_mpi_worker(const std::string& path) {
   end_with_launcher();

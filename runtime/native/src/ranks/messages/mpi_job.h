@@ -71,4 +71,7 @@ std::string mpi_library();
 /// The whole life of a rank other than 0. Returns the exit status.
 int run_mpi_worker(const std::string& path);
 
+/// In rank 0, where no engine was loaded: starts the job, so that it ends with this process.
+void end_mpi_job(const std::string& path);
+
 }  // namespace precast
