@@ -44,7 +44,7 @@ MessageRanks::MessageRanks(MessagePassing& messages, std::uint32_t session, Wait
       rank_(messages.rank()),
       session_(session),
       options_(options),
-      sign_interval_(std::clamp<Clock::duration>(options.rank_timeout / 8, milliseconds(5), milliseconds(5000))),
+      sign_interval_(std::max<Clock::duration>(options.rank_timeout / 8, milliseconds(5))),
       watch_(rank_, messages.num_ranks(), options.rank_timeout, watch_interval),
       signs_(messages.num_ranks()) {}
 
