@@ -37,25 +37,11 @@ MessageCommunicator::MessageCommunicator(MessageRanks& ranks, std::size_t num_te
       piped_(num_piped) {}
 
 MessageCommunicator::~MessageCommunicator() {
-  for (Box& box : sent_) give_back(box);
-  for (Box& box : received_) give_back(box);
-  for (Box& box : piped_) give_back(box);
+  const auto give_back = [&](Box& box) { ranks_.give_back(box.transfers, box.data); };
+  std::ranges::for_each(sent_, give_back);
+  std::ranges::for_each(received_, give_back);
+  std::ranges::for_each(piped_, give_back);
   give_back(from_before_);
-}
-
-void MessageCommunicator::give_back(Box& box) noexcept {
-  bool is_on_its_way = false;
-  for (auto& [request, other] : box.transfers) {
-    try {
-      if (request == nullptr || ranks_.messages().test(request)) continue;
-    } catch (const MessageError&) {
-      // Given up, like one that nobody answers.
-    }
-    ranks_.messages().abandon(request);
-    is_on_its_way = true;
-  }
-  // What was abandoned may be read, or written, at any time from now on.
-  if (is_on_its_way) static_cast<void>(new std::vector<float>(std::move(box.data)));
 }
 
 void MessageCommunicator::all_reduce(std::span<const float> x, std::span<float> y, const ParallelFor& parallel_for) {
@@ -190,7 +176,7 @@ void MessageCommunicator::receive(std::span<float> y) {
     });
     from_before_.data.resize(std::max(header_floats, (num_bytes + sizeof(float) - 1) / sizeof(float)));
     const auto bytes = std::as_writable_bytes(std::span(from_before_.data));
-    from_before_.transfers = {{ranks_.messages().start_receive(from, message_tag::pipeline, bytes), from}};
+    from_before_.transfers = {{ranks_.start_receive(from, message_tag::pipeline, bytes), from}};
     ranks_.wait_for(from_before_.transfers[0].request, from, "to send");
     const std::size_t size = num_bytes / sizeof(float) - header_floats;
     const std::uint64_t message_floats = word_of(from_before_.data);
@@ -214,25 +200,15 @@ void MessageCommunicator::prepare(Box& box, std::size_t count, std::uint64_t wor
 }
 
 void MessageCommunicator::start_send(Box& box, std::size_t to, int tag, std::size_t first_float, std::size_t num_floats) {
-  try {
-    const auto bytes = std::as_bytes(std::span(box.data).subspan(first_float, num_floats));
-    box.transfers.push_back({ranks_.messages().start_send(to, tag, bytes), to});
-  } catch (const MessageError& error) {
-    ranks_.fail(name(ranks_.rank()) + " cannot send to " + name(to) + ": " + error.what());
-    ranks_.throw_failure();
-  }
+  const auto bytes = std::as_bytes(std::span(box.data).subspan(first_float, num_floats));
+  box.transfers.push_back({ranks_.start_send(to, tag, bytes), to});
 }
 
 void MessageCommunicator::start_receive(std::size_t from, std::size_t count) {
   Box& box = received_[from];
   box.data.resize(header_floats + count);
-  try {
-    const auto bytes = std::as_writable_bytes(std::span(box.data));
-    box.transfers = {{ranks_.messages().start_receive(stage_start_ + from, message_tag::meeting, bytes), stage_start_ + from}};
-  } catch (const MessageError& error) {
-    ranks_.fail(name(ranks_.rank()) + " cannot receive from " + name(stage_start_ + from) + ": " + error.what());
-    ranks_.throw_failure();
-  }
+  const auto bytes = std::as_writable_bytes(std::span(box.data));
+  box.transfers = {{ranks_.start_receive(stage_start_ + from, message_tag::meeting, bytes), stage_start_ + from}};
 }
 
 const float* MessageCommunicator::wait_for_piece(std::size_t tensor_rank, std::size_t count, std::uint64_t meeting) {

@@ -39,16 +39,10 @@ class MessageCommunicator final : public Communicator {
   void set_shared_sum_floats(std::size_t count) noexcept { shared_sum_floats_ = count; }
 
  private:
-  // To or from another rank.
-  struct Transfer {
-    MessagePassing::Request request = nullptr;
-    std::size_t other = 0;
-  };
-
   // A message that is on its way, with its header.
   struct Box {
     std::vector<float> data;
-    std::vector<Transfer> transfers;  // several, where it is sent to several ranks
+    std::vector<MessageTransfer> transfers;  // several, where it is sent to several ranks
   };
 
   void all_reduce_piece(std::span<const float> x, std::span<float> y, std::uint64_t meeting, const ParallelFor& parallel_for);
@@ -61,7 +55,6 @@ class MessageCommunicator final : public Communicator {
   void start_receive(std::size_t from, std::size_t count);
   // The numbers of the message of a tensor rank, whose receive was started.
   const float* wait_for_piece(std::size_t tensor_rank, std::size_t count, std::uint64_t meeting);
-  void give_back(Box& box) noexcept;
 
   // Calls f(tensor rank) for all others of the stage.
   template <typename F>

@@ -8,6 +8,7 @@
 #include <list>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "plugins/collectives/cpu/communicator.h"
@@ -26,6 +27,12 @@ inline constexpr int order = 4;     // of rank 0, to the others
 inline constexpr int reply = 5;     // to rank 0
 inline constexpr int logits = 6;    // to rank 0
 }  // namespace message_tag
+
+// A message to or from another rank that is on its way.
+struct MessageTransfer {
+  MessagePassing::Request request = nullptr;
+  std::size_t other = 0;
+};
 
 // One rank among those of an engine: waits for the others with a deadline, tells them that it lives, and that it has failed.
 //
@@ -65,8 +72,23 @@ class MessageRanks {
     wait(awaited, what, is_done, std::addressof(done));
   }
 
+  // As of MessagePassing; what goes wrong fails all ranks, and throws CommunicatorError.
+  MessagePassing::Request start_send(std::size_t to, int tag, std::span<const std::byte> bytes);
+  MessagePassing::Request start_receive(std::size_t from, int tag, std::span<std::byte> bytes);
+
   // The number of bytes received, once the request is done.
   std::size_t wait_for(MessagePassing::Request& request, std::size_t awaited, const char* what);
+
+  // At the end of what owns `bytes`, which `transfers` read or write: waits for them for as long as the other ranks are well,
+  // since a message that is given up may never arrive. Where they are not, the bytes live on for ever: what is given up may be
+  // read, or written, at any time.
+  template <typename Bytes>
+  void give_back(std::vector<MessageTransfer>& transfers, Bytes& bytes) noexcept {
+    bool is_whole = true;
+    for (MessageTransfer& transfer : transfers) is_whole &= finish(transfer.request);
+    if (!is_whole) static_cast<void>(new Bytes(std::move(bytes)));
+    transfers.clear();
+  }
 
   // Sends a copy, and waits for nothing.
   void post(std::size_t to, int tag, std::span<const std::byte> bytes);
@@ -83,6 +105,8 @@ class MessageRanks {
   };
 
   void wait(std::size_t awaited, const char* what, bool (*done)(void*), void* context);
+  // Whether it was done in time, or had been; otherwise it is given up.
+  bool finish(MessagePassing::Request& request) noexcept;
   void post_control(std::size_t to, std::uint32_t kind, std::uint32_t level, std::string_view text);
   void read_control(const MessagePassing::Envelope& envelope);
   void show_signs(Clock::time_point now);

@@ -41,25 +41,9 @@ MessageLeader::MessageLeader(MessagePassing& messages, const EngineManifest& man
 
 MessageLeader::~MessageLeader() {
   stop();
-  for (Slot& slot : slots_) give_back(slot.transfers, slot.bytes);
-  give_back(logits_transfers_, logits_);
+  for (Slot& slot : slots_) ranks_.give_back(slot.transfers, slot.bytes);
+  ranks_.give_back(logits_transfers_, logits_);
   if (on_end) on_end(ranks_.failure());
-}
-
-template <typename Bytes>
-void MessageLeader::give_back(std::vector<Transfer>& transfers, Bytes& bytes) noexcept {
-  bool is_on_its_way = false;
-  for (auto& [request, other] : transfers) {
-    try {
-      if (request == nullptr || ranks_.messages().test(request)) continue;
-    } catch (const MessageError&) {
-      // Given up, like one that nobody answers.
-    }
-    if (request != nullptr) ranks_.messages().abandon(request);
-    is_on_its_way = true;
-  }
-  // What was abandoned may be read, or written, at any time from now on.
-  if (is_on_its_way) static_cast<void>(new Bytes(std::move(bytes)));
 }
 
 void MessageLeader::stop() noexcept {
@@ -85,7 +69,7 @@ void MessageLeader::wait_until_ready(std::size_t rank) {
     return envelope.has_value();
   });
   std::vector<std::byte> reply(num_bytes);
-  MessagePassing::Request request = ranks_.messages().start_receive(rank, message_tag::reply, reply);
+  MessagePassing::Request request = ranks_.start_receive(rank, message_tag::reply, reply);
   ranks_.wait_for(request, rank, "to load");
   std::int32_t code = 0;
   if (reply.size() >= sizeof code) std::memcpy(&code, reply.data(), sizeof code);
@@ -105,13 +89,7 @@ void MessageLeader::publish(std::uint32_t number, const StepBatch& batch) {
   slot.bytes.resize(step_bytes_);
   const std::size_t used = order_bytes + encode_step(batch, std::span(slot.bytes).subspan(order_bytes));
   for (std::size_t rank = 1; rank < ranks_.messages().num_ranks(); ++rank) {
-    try {
-      slot.transfers.push_back(
-          {ranks_.messages().start_send(rank, message_tag::order, std::span(slot.bytes).first(used)), rank});
-    } catch (const MessageError& error) {
-      ranks_.fail(concat("rank 0 cannot send a step to rank ", rank, ": ", error.what()));
-      ranks_.throw_failure();
-    }
+    slot.transfers.push_back({ranks_.start_send(rank, message_tag::order, std::span(slot.bytes).first(used)), rank});
   }
 }
 
@@ -119,8 +97,7 @@ std::span<const float> MessageLeader::wait_for_logits(std::uint32_t number, std:
   logits_.resize(count);
   for_logit_pieces(count, [&](std::size_t first, std::size_t size) {
     const std::span<float> piece = std::span(logits_).subspan(first, size);
-    logits_transfers_ = {
-        {ranks_.messages().start_receive(logits_rank_, message_tag::logits, std::as_writable_bytes(piece)), logits_rank_}};
+    logits_transfers_ = {{ranks_.start_receive(logits_rank_, message_tag::logits, std::as_writable_bytes(piece)), logits_rank_}};
     const std::size_t received = ranks_.wait_for(logits_transfers_[0].request, logits_rank_, "to compute its part of a step");
     if (received == piece.size_bytes()) return;
     ranks_.fail(concat("rank ", logits_rank_, " has sent ", received, " bytes of logits of step ", number, ", and rank 0 expects ",

@@ -41,19 +41,12 @@ class MessageLeader final : public LeaderLink {
   void stop() noexcept override;
 
  private:
-  struct Transfer {
-    MessagePassing::Request request = nullptr;
-    std::size_t other = 0;
-  };
-
   /// An order with a step, on its way to every other rank.
   struct Slot {
     std::vector<std::byte> bytes;
-    std::vector<Transfer> transfers;
+    std::vector<MessageTransfer> transfers;
   };
 
-  template <typename Bytes>
-  void give_back(std::vector<Transfer>& transfers, Bytes& bytes) noexcept;
   void wait_until_ready(std::size_t rank);
 
   const std::size_t logits_rank_;  ///< tensor rank 0 of the last stage
@@ -62,7 +55,7 @@ class MessageLeader final : public LeaderLink {
   MessageCommunicator communicator_;
   std::vector<Slot> slots_;
   std::vector<float> logits_;
-  std::vector<Transfer> logits_transfers_;  ///< none, or the one that is awaited
+  std::vector<MessageTransfer> logits_transfers_;  ///< none, or the one that is awaited
   const std::size_t step_bytes_;
   bool has_stopped_ = false;
 };

@@ -64,7 +64,7 @@ class MessageWorker final : public WorkerLink {
         sends_logits_(order.tensor_parallel_size < messages.num_ranks()) {}
   MessageWorker(const MessageWorker&) = delete;
   MessageWorker& operator=(const MessageWorker&) = delete;
-  ~MessageWorker() override { give_back_logits(); }
+  ~MessageWorker() override { ranks_.give_back(transfers_, logits_); }
 
   MessageRanks& ranks() noexcept { return ranks_; }
   Communicator& communicator() noexcept override { return communicator_; }
@@ -88,37 +88,23 @@ class MessageWorker final : public WorkerLink {
 
   void report_done(std::span<const float> logits) override {
     if (!sends_logits_ || logits.empty()) return;
-    for (MessagePassing::Request& request : requests_) {
-      if (request != nullptr) ranks_.wait_for(request, 0, "to take logits");
+    for (auto& [request, other] : transfers_) {
+      if (request != nullptr) ranks_.wait_for(request, other, "to take logits");
     }
-    requests_.clear();
+    transfers_.clear();
     logits_.assign(logits.begin(), logits.end());  // the session's own are gone with the next step
     for_logit_pieces(logits_.size(), [&](std::size_t first, std::size_t count) {
       const auto bytes = std::as_bytes(std::span(logits_).subspan(first, count));
-      requests_.push_back(ranks_.messages().start_send(0, message_tag::logits, bytes));
+      transfers_.push_back({ranks_.start_send(0, message_tag::logits, bytes), 0});
     });
   }
 
  private:
-  void give_back_logits() noexcept {
-    bool is_on_its_way = false;
-    for (MessagePassing::Request& request : requests_) {
-      try {
-        if (request == nullptr || ranks_.messages().test(request)) continue;
-      } catch (const MessageError&) {
-        // Given up, like one that nobody receives.
-      }
-      if (request != nullptr) ranks_.messages().abandon(request);
-      is_on_its_way = true;
-    }
-    if (is_on_its_way) static_cast<void>(new std::vector<float>(std::move(logits_)));  // may be read at any time
-  }
-
   MessageRanks ranks_;
   MessageCommunicator communicator_;
   const bool sends_logits_;
   std::vector<float> logits_;
-  std::vector<MessagePassing::Request> requests_;
+  std::vector<MessageTransfer> transfers_;  ///< of logits_
   bool has_stopped_ = false;
 };
 
