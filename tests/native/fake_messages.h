@@ -77,8 +77,8 @@ class FakeMessages final : public MessagePassing {
       if (num_bytes > started->room.size()) throw MessageError("a message is longer than its receiver has room for");
       if (num_bytes != 0) std::memcpy(started->room.data(), message->bytes.data(), num_bytes);
       queue.erase(message);
-    } else if (!started->is_sent) {
-      return std::nullopt;
+    } else if (!started->is_sent || ++started->num_tests % 3 != 0) {
+      return std::nullopt;  // seldom done at once
     }
     delete started;
     request = nullptr;
@@ -105,6 +105,7 @@ class FakeMessages final : public MessagePassing {
   struct Started {
     bool is_receive = false;
     bool is_sent = false;
+    int num_tests = 0;
     std::size_t other = 0;
     int tag = 0;
     std::span<const std::byte> bytes{};

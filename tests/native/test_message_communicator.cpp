@@ -149,7 +149,9 @@ TEST("messages: ranks that compute different steps say so") {
     std::vector<float> x(10 - self.rank);
     self.communicator.all_reduce(x, x, ParallelFor::serial());
   });
-  CHECK(sizes[0].find("rank 0 comes to an AllReduce of 10 numbers, and rank 1 to an AllReduce of 9") == 0);
+  // Who is sent less can say of what; who is sent more than it has room for says that.
+  CHECK(sizes[0].find("rank 0 comes to an AllReduce of 10 numbers, and rank 1 to an AllReduce of 9") == 0 ||
+        sizes[0].find("rank 1 waited for rank 0 to meet it: a message is longer than its receiver has room for") == 0);
   FakeNetwork kinds(2);
   const auto different = run_ranks(kinds, 2, patient, [](Rank self) {
     std::vector<float> x(10);
@@ -243,7 +245,7 @@ TEST("messages: what is said for the log comes to rank 0, and what an earlier en
   CHECK(!leader.has_failed());
   CHECK_EQ(said.size(), 2U);
   CHECK_EQ(said[0], "1 2 hello");
-  CHECK_EQ(said[1].size(), 4 + 4096U);
+  CHECK_EQ(said[1].size(), 4 + 900U);
 }
 
 }  // namespace precast

@@ -1,6 +1,7 @@
 // runtime/native/src/ranks/messages: what rank 0 tells the others.
 #include "runtime/native/src/ranks/messages/orders.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "runtime/native/src/ranks/messages/logit_pieces.h"
@@ -54,6 +55,15 @@ TEST("orders: another version is refused before anything else of it is read") {
   CHECK(refusal().find("rank 0 runs precast unknown") == 0);
 }
 
+TEST("orders: replies are what was said") {
+  const LoadReply read = LoadReply::from_message(LoadReply{7, -3, "no \n file"}.to_message());
+  CHECK_EQ(read.session, 7U);
+  CHECK_EQ(read.error_code, -3);
+  CHECK_EQ(read.error, "no \n file");
+  CHECK_EQ(LoadReply::from_message(LoadReply{}.to_message()).error, "");
+  CHECK_THROWS(LoadReply::from_message(std::vector<std::byte>(7)));
+}
+
 TEST("orders: only orders are orders") {
   for (const Order order : {Order::load, Order::step, Order::stop, Order::end}) CHECK(order_of(to_message(order)) == order);
   CHECK(!order_of({}));
@@ -65,12 +75,15 @@ TEST("orders: only orders are orders") {
 TEST("orders: logits are sent in pieces that cover them once") {
   for (const std::size_t count : {std::size_t{0}, std::size_t{1}, std::size_t{1} << 24, (std::size_t{1} << 25) + 5}) {
     std::size_t covered = 0;
+    std::size_t num_pieces = 0;
     for_logit_pieces(count, [&](std::size_t first, std::size_t size) {
       CHECK_EQ(first, covered);
-      CHECK(size > 0);
+      CHECK(size > 0 || count == 0);
       covered += size;
+      ++num_pieces;
     });
     CHECK_EQ(covered, count);
+    CHECK_EQ(num_pieces, std::max<std::size_t>(1, (count + (1 << 24) - 1) / (1 << 24)));
   }
 }
 

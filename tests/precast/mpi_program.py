@@ -103,6 +103,10 @@ def main() -> None:
         load(engine, *rest)
     elif task == "stop":
         fail(engine, lambda: os.kill(a_worker(), signal.SIGSTOP))
+    elif task == "stop_idle":
+        with LLM(engine, skip_tokenizer_init=True) as llm:
+            say(len(sampled(llm)))
+            os.kill(a_worker(), signal.SIGSTOP)
     elif task == "kill":
         fail(engine, lambda: os.kill(a_worker(), signal.SIGKILL))
     elif task == "cut":

@@ -135,6 +135,24 @@ class TestLoading:
         assert "rank1/model.onnx" in message
         assert number == 8
 
+    def test_replies_to_a_load_that_failed_are_not_taken_for_those_to_the_next(
+        self, ranks_engine: RanksEngine, tmp_path: Path, run: Run
+    ) -> None:
+        """Nobody reads what ranks behind the broken one have said."""
+        engine = ranks_engine("gqa", 4, 1)
+        broken = [Path(shutil.copytree(engine, tmp_path / f"engine{rank}")) for rank in (1, 3, 0)]
+        for path, rank in zip(broken, (1, 3, 0), strict=True):
+            graph = path / f"rank{rank}" / "model.onnx"
+            graph.write_bytes(bytes(graph.stat().st_size))
+        job = run(4, broken[0], "load", *broken[1:], engine)
+        assert job.status == 0, job.output
+        (_, first), (_, second), (_, third), number = job.results
+        assert first.startswith("rank 1: ")
+        assert second.startswith("rank 3: ")
+        assert "rank0/model.onnx" in third
+        assert not third.startswith("rank ")
+        assert number == 8
+
     def test_a_program_that_loads_nothing_ends_the_job(self, run: Run) -> None:
         assert run(2, "-", "nothing", 0).status == 0
         assert run(2, "-", "nothing", 7).status == 7
@@ -188,6 +206,15 @@ class TestFailure:
         assert "has made no progress for 1 s, while rank" in reason
         assert not reason.startswith("rank 0")
         assert again == f"the MPI job has failed: {reason}; start it again"
+
+    def test_a_rank_that_is_stopped_while_nobody_waits_for_it_does_not_hold_up_the_end(
+        self, ranks_engine: RanksEngine, run: Run
+    ) -> None:
+        started = time.monotonic()
+        job = run(2, ranks_engine("gqa", 2, 1), "stop_idle")
+        assert job.results == [8]
+        assert job.status != 0
+        assert time.monotonic() - started < 40
 
     def test_a_rank_that_is_killed_ends_the_job(self, ranks_engine: RanksEngine, run: Run) -> None:
         """That is what MPI launchers do; there is no request left that could wait."""

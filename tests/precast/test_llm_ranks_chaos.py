@@ -81,7 +81,8 @@ def one_round(
     harm = HARMS[number % len(HARMS)]
     with starts:  # so that the new children are known to be this engine's
         before = set(children_of(os.getpid()))
-        llm = LLM(engine, skip_tokenizer_init=True, rank_timeout_s=1, max_batch_size=8)
+        # A rank that is only held up must not be taken for one that is stuck, however busy this machine is.
+        llm = LLM(engine, skip_tokenizer_init=True, rank_timeout_s=10 if harm is None else 1, max_batch_size=8)
         workers = sorted(set(children_of(os.getpid())) - before)
     assert len(workers) == sizes[0] * sizes[1] - 1
     rank = draw.randrange(len(workers)) + 1
@@ -158,7 +159,10 @@ def test_every_request_ends_and_nothing_is_left(
             print(done)
     assert set(children_of(os.getpid())) == children
     assert descriptors() <= open_before
-    assert num_threads() == threads
+    deadline = time.monotonic() + 10
+    while num_threads() > threads:  # a thread that was joined may be there for another moment
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("number", range(4))

@@ -2,9 +2,12 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <span>
 #include <stdexcept>
+#include <utility>
+#include <vector>
 
 namespace precast {
 
@@ -42,8 +45,15 @@ class MessagePassing {
   // The first message with this tag that has come and that no receive was started for; `from`: of this rank only.
   virtual std::optional<Envelope> probe(int tag, std::optional<std::size_t> from = {}) = 0;
 
-  // Forgets a request whose other side may never come. What a send was given must stay valid for ever.
+  // Forgets a request whose other side may never come. Its bytes may be read, or written, for as long as this object lives:
+  // see keep.
   virtual void abandon(Request& request) noexcept = 0;
+
+  // Owns the bytes of an abandoned request until the end of this object.
+  void keep(std::shared_ptr<void> bytes) { kept_.push_back(std::move(bytes)); }
+
+ private:
+  std::vector<std::shared_ptr<void>> kept_;
 };
 
 }  // namespace precast

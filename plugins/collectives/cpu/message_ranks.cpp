@@ -17,7 +17,7 @@ using std::chrono::milliseconds;
 constexpr std::uint32_t kind_signs = 1;
 constexpr std::uint32_t kind_failure = 2;
 constexpr std::uint32_t kind_log = 3;
-constexpr std::size_t max_text_bytes = 4096;
+constexpr std::size_t max_text_bytes = 900;  // with the header what every message passing takes in one go
 constexpr milliseconds watch_interval{50};
 constexpr milliseconds patience{5000};  // at the end, for what is still on its way
 
@@ -47,11 +47,14 @@ MessageRanks::MessageRanks(MessagePassing& messages, std::uint32_t session, Wait
       options_(options),
       sign_interval_(std::max<Clock::duration>(options.rank_timeout / 8, milliseconds(5))),
       watch_(rank_, messages.num_ranks(), options.rank_timeout, watch_interval),
-      signs_(messages.num_ranks()) {}
+      signs_(messages.num_ranks()),
+      said_(messages.num_ranks()) {}
 
 MessageRanks::~MessageRanks() {
-  for (Posted& posted : posted_) {
-    if (!finish(posted.request)) static_cast<void>(new std::vector<std::byte>(std::move(posted.bytes)));
+  // Out of the reach of look(), which forgets what was sent.
+  std::list<Posted> left = std::exchange(posted_, {});
+  for (Posted& posted : left) {
+    if (!finish(posted.request)) messages_.keep(std::make_shared<std::vector<std::byte>>(std::move(posted.bytes)));
   }
 }
 
@@ -59,15 +62,17 @@ bool MessageRanks::finish(MessagePassing::Request& request) noexcept {
   if (request == nullptr) return true;
   try {
     const Clock::time_point start = Clock::now();
+    if (!end_) end_ = start + std::min(patience, options_.rank_timeout);
     while (true) {
       if (messages_.test(request)) return true;
-      const Clock::duration waited = Clock::now() - start;
-      if (has_failed_ || waited >= std::min(patience, options_.rank_timeout)) break;
-      pause(std::chrono::duration_cast<microseconds>(waited));
-      look();  // whether others have failed
+      const Clock::time_point now = Clock::now();
+      if (has_failed_ || now >= *end_) break;
+      pause(std::chrono::duration_cast<microseconds>(now - start));
+      heartbeat();  // others may wait for what this rank computes next
+      look();       // whether others have failed
     }
-  } catch (const MessageError&) {
-    // Given up by message passing itself.
+  } catch (const std::exception&) {
+    // Given up by message passing itself, or without memory to ask again.
   }
   if (request != nullptr) messages_.abandon(request);
   return false;
@@ -78,7 +83,7 @@ void MessageRanks::heartbeat() noexcept {
   try {
     show_signs(Clock::now());
   } catch (const std::exception& error) {
-    set_failure(error.what());
+    fail("rank " + std::to_string(rank_) + " cannot tell the others that it lives: " + error.what());
   }
 }
 
@@ -132,8 +137,12 @@ void MessageRanks::read_control(const MessagePassing::Envelope& envelope) {
   ControlHeader header;
   if (bytes.size() < sizeof header) return;
   std::memcpy(&header, bytes.data(), sizeof header);
-  if (header.session != session_) return;  // late, from an engine that is no more
-  signs_[envelope.from] = header.signs;
+  // A rank that is still busy with an engine that is no more is alive.
+  signs_[envelope.from].progress += header.signs.progress != said_[envelope.from].progress;
+  signs_[envelope.from].pulse += header.signs.pulse != said_[envelope.from].pulse;
+  signs_[envelope.from].waits_for = header.session == session_ ? header.signs.waits_for : 0;
+  said_[envelope.from] = header.signs;
+  if (header.session != session_) return;
   const std::string text(reinterpret_cast<const char*>(bytes.data()) + sizeof header, bytes.size() - sizeof header);
   if (header.kind == kind_failure) set_failure(text);
   if (header.kind == kind_log && on_log) on_log(envelope.from, header.level, text);

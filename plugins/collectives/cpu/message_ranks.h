@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <functional>
 #include <list>
+#include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -26,6 +28,7 @@ inline constexpr int control = 3;   // of MessageRanks
 inline constexpr int order = 4;     // of rank 0, to the others
 inline constexpr int reply = 5;     // to rank 0
 inline constexpr int logits = 6;    // to rank 0
+inline constexpr int end = 7;       // to rank 0, of a rank that was told to end and does
 }  // namespace message_tag
 
 // A message to or from another rank that is on its way.
@@ -80,13 +83,12 @@ class MessageRanks {
   std::size_t wait_for(MessagePassing::Request& request, std::size_t awaited, const char* what);
 
   // At the end of what owns `bytes`, which `transfers` read or write: waits for them for as long as the other ranks are well,
-  // since a message that is given up may never arrive. Where they are not, the bytes live on for ever: what is given up may be
-  // read, or written, at any time.
+  // since a message that is given up may never arrive. Where they are not, message passing keeps the bytes.
   template <typename Bytes>
   void give_back(std::vector<MessageTransfer>& transfers, Bytes& bytes) noexcept {
     bool is_whole = true;
     for (MessageTransfer& transfer : transfers) is_whole &= finish(transfer.request);
-    if (!is_whole) static_cast<void>(new Bytes(std::move(bytes)));
+    if (!is_whole) messages_.keep(std::make_shared<Bytes>(std::move(bytes)));
     transfers.clear();
   }
 
@@ -120,10 +122,12 @@ class MessageRanks {
   const Clock::duration sign_interval_;
   RankWatch watch_;
   RankSigns own_{};
-  std::vector<RankSigns> signs_;  // of every rank, as it has last said
+  std::vector<RankSigns> signs_;  // of every rank
+  std::vector<RankSigns> said_;   // what it has last said, counted from the start of its engine
   std::list<Posted> posted_;
   Clock::time_point last_shown_{};
   Clock::time_point last_look_{};
+  std::optional<Clock::time_point> end_;  // of the patience with what is on its way, at the end
   bool has_failed_ = false;
   std::string failure_;
 };

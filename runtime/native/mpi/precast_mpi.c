@@ -12,7 +12,6 @@ typedef struct {
 } transfer_t;
 
 static MPI_Comm communicator = MPI_COMM_NULL; /* apart from the program's own messages */
-static int started_here = 0;
 static char error_text[MPI_MAX_ERROR_STRING + 64];
 
 static const char *describe(const char *what, int code) {
@@ -41,15 +40,14 @@ static const char *mpi_init(int *rank, int *num_ranks, int *num_local) {
   int is_initialized = 0;
   int level = MPI_THREAD_SINGLE;
   int code = MPI_Initialized(&is_initialized);
-  if (code == MPI_SUCCESS && !is_initialized) {
-    code = MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &level);
-    started_here = code == MPI_SUCCESS;
-  } else if (code == MPI_SUCCESS) {
-    code = MPI_Query_thread(&level);
+  if (code == MPI_SUCCESS && is_initialized) {
+    /* Its own MPI_Finalize would wait for ranks that wait for orders. */
+    return refuse("the program has started MPI itself, and precast has to start and end it");
   }
+  if (code == MPI_SUCCESS) code = MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &level);
   if (code != MPI_SUCCESS) return describe("cannot start MPI", code);
   if (level < MPI_THREAD_SERIALIZED) {
-    return refuse("MPI was started for one thread alone: start it with MPI_THREAD_SERIALIZED or more");
+    return refuse("this MPI serves one thread alone, and precast needs MPI_THREAD_SERIALIZED");
   }
   code = MPI_Comm_dup(MPI_COMM_WORLD, &communicator);
   if (code == MPI_SUCCESS) code = MPI_Comm_set_errhandler(communicator, MPI_ERRORS_RETURN);
@@ -131,7 +129,6 @@ static void mpi_abandon(void **request) {
 static const char *mpi_finalize(void) {
   /* The communicator is not freed: ranks that were told to end have not read all that others said of themselves, and that is
    * an error to MPI_Comm_free. */
-  if (!started_here) return NULL;
   return MPI_Finalize() == MPI_SUCCESS ? NULL : "cannot end MPI";
 }
 

@@ -16,7 +16,7 @@ extern "C" {
 /* Functions return NULL, or an error's text, which the next call of one of them invalidates. */
 typedef struct precast_mpi {
   int abi; /* PRECAST_MPI_ABI */
-  /* Starts MPI where that has not been done, for calls from one thread at a time. Collective. `num_local`: ranks on this host. */
+  /* Starts MPI, for calls from one thread at a time; an error where the program has done so. Collective. `num_local`: ranks on this host. */
   const char *(*init)(int *rank, int *num_ranks, int *num_local);
   /* What is sent must not change, and what is received is not there, until the request is done. */
   const char *(*start_send)(int to, int tag, const void *bytes, size_t num_bytes, void **request);
@@ -27,7 +27,7 @@ typedef struct precast_mpi {
   const char *(*probe)(int from, int tag, int *is_there, int *source, size_t *num_bytes);
   /* Forgets a request. */
   void (*abandon)(void **request);
-  /* Ends MPI, where init started it. Collective. */
+  /* Ends MPI. Collective. */
   const char *(*finalize)(void);
   /* Ends all ranks at once, this one included. */
   void (*abort)(int status);

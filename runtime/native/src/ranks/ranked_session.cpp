@@ -1,8 +1,11 @@
 #include "runtime/native/src/ranks/ranked_session.h"
 
+#include <bit>
+#include <exception>
 #include <new>
 #include <utility>
 
+#include "runtime/native/src/concat.h"
 #include "runtime/native/src/error.h"
 
 namespace precast {
@@ -17,7 +20,7 @@ RankedSession::RankedSession(const EngineManifest& manifest, const OrtSessionOpt
     : num_stages_(static_cast<std::size_t>(manifest.mapping.pipeline_parallel_size)),
       vocab_size_(static_cast<std::size_t>(manifest.model.vocab_size)),
       link_(std::move(link)),
-      logit_rows_(num_stages_) {
+      logit_rows_(std::bit_ceil(num_stages_)) {
   OrtSessionOptions options = rank0;
   options.rank = 0;
   options.communicator = &link_->communicator();
@@ -44,6 +47,9 @@ auto RankedSession::guarded(Work&& work) {
     throw_failure();
   } catch (const CommunicatorError&) {
     throw_failure();
+  } catch (const std::exception& error) {
+    link_->fail(concat("rank 0: ", error.what()));
+    throw;
   }
 }
 
@@ -61,6 +67,7 @@ void RankedSession::enqueue(const StepBatch& batch) {
 }
 
 StepResult RankedSession::collect(std::uint64_t step) {
+  if (link_->has_failed()) throw_failure();
   return guarded([&]() -> StepResult {
     const std::uint32_t number = ++num_collected_;
     if (num_stages_ == 1) return rank0_->collect(step);

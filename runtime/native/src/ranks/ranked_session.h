@@ -43,7 +43,7 @@ class RankedSession final : public Session {
   std::unique_ptr<OrtSession> rank0_;
   std::uint32_t num_published_ = 0;
   std::uint32_t num_collected_ = 0;
-  std::vector<std::size_t> logit_rows_;  ///< of the steps in flight, by their number
+  std::vector<std::size_t> logit_rows_;  ///< of the steps in flight, by their numbers, which may wrap around
 };
 
 }  // namespace precast

@@ -127,9 +127,6 @@ void WorkerProcesses::start(const std::string& program, const WorkerArguments& w
   }
   inherited.rank_memory = first_inherited_fd;
   inherited.step_memory = first_inherited_fd + 1;
-  ::posix_spawn_file_actions_adddup2(&settings.files, rank_memory, inherited.rank_memory);
-  ::posix_spawn_file_actions_adddup2(&settings.files, step_memory, inherited.step_memory);
-  ::posix_spawn_file_actions_addopen(&settings.files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
   int output[2] = {-1, -1};
   if (log_ != nullptr) {
     // It does not block where it is written: a rank must not wait for who reads a log.
@@ -142,6 +139,10 @@ void WorkerProcesses::start(const std::string& program, const WorkerArguments& w
     ::posix_spawn_file_actions_adddup2(&settings.files, output[1], STDOUT_FILENO);
     ::posix_spawn_file_actions_adddup2(&settings.files, output[1], STDERR_FILENO);
   }
+  // After the pipe, whose number may be one of these: nothing says that 0, 1 and 2 are open here.
+  ::posix_spawn_file_actions_adddup2(&settings.files, rank_memory, inherited.rank_memory);
+  ::posix_spawn_file_actions_adddup2(&settings.files, step_memory, inherited.step_memory);
+  ::posix_spawn_file_actions_addopen(&settings.files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
   // A process group of its own: a Ctrl-C is for the user's program, which ends its workers in order. No signal blocked.
   sigset_t no_signals;
   ::sigemptyset(&no_signals);

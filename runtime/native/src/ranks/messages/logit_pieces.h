@@ -6,11 +6,16 @@
 namespace precast {
 
 /// Calls f(first, count) for the pieces in which `num_logits` logits are sent to rank 0: message passing counts bytes in 31
-/// bits.
+/// bits. A step without logits is one empty piece, which says that it is done.
 template <typename F>
 void for_logit_pieces(std::size_t num_logits, F&& f) {
   constexpr std::size_t piece = std::size_t{1} << 24;
-  for (std::size_t first = 0; first < num_logits; first += piece) f(first, std::min(piece, num_logits - first));
+  std::size_t first = 0;
+  do {
+    const std::size_t count = std::min(piece, num_logits - first);
+    f(first, count);
+    first += count;
+  } while (first < num_logits);
 }
 
 }  // namespace precast

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,17 +24,17 @@ class MessageLeader final : public LeaderLink {
   MessageLeader(MessagePassing& messages, const EngineManifest& manifest, const RankOptions& options, std::uint32_t session,
                 unsigned spins);
 
-  /// Called at the end, with the reason why the ranks have failed, or "".
+  /// Called at the very end, when nothing is sent or received any more, with the reason why the ranks have failed, or "".
   std::function<void(const std::string&)> on_end;
 
   MessageLeader(const MessageLeader&) = delete;
   MessageLeader& operator=(const MessageLeader&) = delete;
   ~MessageLeader() override;
 
-  Communicator& communicator() noexcept override { return communicator_; }
-  void fail(std::string_view reason) noexcept override { ranks_.fail(reason); }
-  bool has_failed() const noexcept override { return ranks_.has_failed(); }
-  std::string failure() const override { return ranks_.failure(); }
+  Communicator& communicator() noexcept override { return *communicator_; }
+  void fail(std::string_view reason) noexcept override { ranks_->fail(reason); }
+  bool has_failed() const noexcept override { return ranks_->has_failed(); }
+  std::string failure() const override { return ranks_->failure(); }
 
   void wait_until_ready() override;
   void publish(std::uint32_t number, const StepBatch& batch) override;
@@ -51,8 +52,9 @@ class MessageLeader final : public LeaderLink {
 
   const std::size_t logits_rank_;  ///< tensor rank 0 of the last stage
   std::unique_ptr<LogQueue> log_;  ///< none: nobody reads it
-  MessageRanks ranks_;
-  MessageCommunicator communicator_;
+  const std::uint32_t session_;
+  std::optional<MessageRanks> ranks_;
+  std::optional<MessageCommunicator> communicator_;
   std::vector<Slot> slots_;
   std::vector<float> logits_;
   std::vector<MessageTransfer> logits_transfers_;  ///< none, or the one that is awaited

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
+#include <memory>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -47,7 +47,14 @@ std::vector<std::byte> wait_for_order(MessagePassing& messages, IsOver&& is_over
     if (const auto envelope = messages.probe(message_tag::order, 0)) {
       std::vector<std::byte> order(envelope->num_bytes);
       MessagePassing::Request request = messages.start_receive(0, message_tag::order, order);
-      while (!messages.test(request)) std::this_thread::yield();  // it is coming
+      while (!messages.test(request)) {
+        if (is_over()) {
+          messages.abandon(request);
+          messages.keep(std::make_shared<std::vector<std::byte>>(std::move(order)));
+          return {};
+        }
+        std::this_thread::yield();
+      }
       return order;
     }
     if (is_over()) return {};
@@ -61,7 +68,8 @@ class MessageWorker final : public WorkerLink {
   MessageWorker(MessagePassing& messages, const LoadOrder& order, unsigned spins)
       : ranks_(messages, order.session, {.rank_timeout = order.rank_timeout, .spins = spins}),
         communicator_(ranks_, order.tensor_parallel_size),
-        sends_logits_(order.tensor_parallel_size < messages.num_ranks()) {}
+        sends_logits_(order.tensor_parallel_size < messages.num_ranks() &&
+                      messages.rank() == messages.num_ranks() - order.tensor_parallel_size) {}
   MessageWorker(const MessageWorker&) = delete;
   MessageWorker& operator=(const MessageWorker&) = delete;
   ~MessageWorker() override { ranks_.give_back(transfers_, logits_); }
@@ -87,7 +95,7 @@ class MessageWorker final : public WorkerLink {
   }
 
   void report_done(std::span<const float> logits) override {
-    if (!sends_logits_ || logits.empty()) return;
+    if (!sends_logits_) return;
     for (auto& [request, other] : transfers_) {
       if (request != nullptr) ranks_.wait_for(request, other, "to take logits");
     }
@@ -102,17 +110,14 @@ class MessageWorker final : public WorkerLink {
  private:
   MessageRanks ranks_;
   MessageCommunicator communicator_;
-  const bool sends_logits_;
+  const bool sends_logits_;  ///< tensor rank 0 of the last stage, where that is another one than rank 0
   std::vector<float> logits_;
   std::vector<MessageTransfer> transfers_;  ///< of logits_
   bool has_stopped_ = false;
 };
 
-void reply(MessageRanks& ranks, std::int32_t code, std::string_view text) {
-  std::vector<std::byte> bytes(sizeof code + text.size());
-  std::memcpy(bytes.data(), &code, sizeof code);
-  if (!text.empty()) std::memcpy(bytes.data() + sizeof code, text.data(), text.size());
-  ranks.post(0, message_tag::reply, bytes);
+void reply(MessageRanks& ranks, std::uint32_t session, std::int32_t code, std::string_view text) {
+  ranks.post(0, message_tag::reply, LoadReply{session, code, std::string(text)}.to_message());
 }
 
 std::string onnxruntime_path(const LoadOrder& order) {
@@ -136,11 +141,14 @@ void run_engine(MessagePassing& messages, const LoadOrder& order, const RankPlac
                                            .rank = messages.rank(),
                                            .communicator = &link.communicator()});
   } catch (const Error& error) {
-    reply(link.ranks(), static_cast<std::int32_t>(error.code()), error.what());
+    reply(link.ranks(), order.session, static_cast<std::int32_t>(error.code()), error.what());
+    return;
+  } catch (const std::exception& error) {
+    reply(link.ranks(), order.session, static_cast<std::int32_t>(ErrorCode::internal), error.what());
     return;
   }
   link.ranks().post_log(static_cast<std::uint32_t>(LogLevel::info), describe_loaded(*session));
-  reply(link.ranks(), 0, {});
+  reply(link.ranks(), order.session, 0, {});
   run_steps(*session, messages.rank(), link);
 }
 
@@ -157,14 +165,17 @@ void serve_rank(MessagePassing& messages, const RankPlace& place) {
   while (true) {
     const std::vector<std::byte> message = wait_for_order(messages, [] { return false; });
     const std::optional<Order> order = order_of(message);
-    if (order == Order::end) return;
+    if (order == Order::end) {
+      MessageRanks(messages, 0, {}).post(0, message_tag::end, {});
+      return;
+    }
     // Others are of an engine that this rank could not load, or that has failed.
     if (order != Order::load) continue;
     try {
       run_engine(messages, LoadOrder::from_message(message), place);
     } catch (const std::invalid_argument& error) {
-      MessageRanks ranks(messages, 0, {});
-      reply(ranks, static_cast<std::int32_t>(ErrorCode::invalid_argument), error.what());
+      MessageRanks ranks(messages, LoadReply::any_session, {});
+      reply(ranks, LoadReply::any_session, static_cast<std::int32_t>(ErrorCode::invalid_argument), error.what());
     }
   }
 }

@@ -4,8 +4,10 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
@@ -23,6 +25,7 @@
 namespace precast {
 namespace {
 
+constexpr std::chrono::seconds patience{10};  // with ranks that are told to end
 constexpr const char* advice = "build it with `precast build-mpi` where the MPI library is";
 
 const precast_mpi_t* open_library(const std::string& path) {
@@ -115,27 +118,44 @@ MpiJob::MpiJob(const std::string& path) : messages_(path), process_(::getpid()) 
 MpiJob::~MpiJob() {
   if (::getpid() != process_) return;  // a fork has nothing to end
   // A rank that hangs would let MPI's own end hang too; so would an engine that is still at work.
-  if (!failure_.empty() || has_session_) {
+  if (failure_.empty() && !has_session_ && (messages_.rank() != 0 || end_others())) {
+    messages_.finalize();
+  } else {
     messages_.abort();
-    return;
   }
+}
+
+bool MpiJob::end_others() noexcept {
   try {
+    std::vector<bool> has_ended(messages_.num_ranks());
+    has_ended[0] = true;
     const std::vector<std::byte> order = to_message(Order::end);
     std::vector<MessagePassing::Request> requests;
-    for (std::size_t rank = 1; messages_.rank() == 0 && rank < messages_.num_ranks(); ++rank) {
+    for (std::size_t rank = 1; rank < messages_.num_ranks(); ++rank) {
       requests.push_back(messages_.start_send(rank, message_tag::order, order));
     }
-    for (MessagePassing::Request& request : requests) {
-      while (!messages_.test(request)) std::this_thread::sleep_for(std::chrono::microseconds(50));
+    const auto deadline = std::chrono::steady_clock::now() + patience;
+    while (std::ranges::count(has_ended, false) != 0) {
+      for (MessagePassing::Request& request : requests) {
+        if (request != nullptr) messages_.test(request);
+      }
+      if (const auto envelope = messages_.probe(message_tag::end, {})) {
+        MessagePassing::Request request = messages_.start_receive(envelope->from, message_tag::end, {});
+        while (!messages_.test(request)) std::this_thread::yield();  // nothing is in it
+        has_ended[envelope->from] = true;
+        continue;
+      }
+      if (std::chrono::steady_clock::now() >= deadline) return false;
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
     }
-  } catch (const MessageError&) {
-    messages_.abort();
-    return;
+    return true;
+  } catch (const std::exception&) {
+    return false;
   }
-  messages_.finalize();
 }
 
 std::uint32_t MpiJob::begin_session(std::size_t num_ranks) {
+  const std::lock_guard lock(mutex_);
   if (messages_.rank() != 0) {
     throw Error(ErrorCode::invalid_argument, concat("this is rank ", messages_.rank(),
                                                     " of an MPI job, and engines are loaded in rank 0: start the program with "
@@ -157,6 +177,7 @@ std::uint32_t MpiJob::begin_session(std::size_t num_ranks) {
 }
 
 void MpiJob::end_session(const std::string& failure) {
+  const std::lock_guard lock(mutex_);
   has_session_ = false;
   failure_ = failure;
 }
@@ -174,7 +195,14 @@ int run_mpi_worker(const std::string& path) {
   if (job.messages().rank() == 0) {
     throw Error(ErrorCode::invalid_argument, "precast-worker --mpi runs ranks 1, 2, ...; rank 0 is the program that loads the engine");
   }
-  serve_rank(job.messages(), {.num_local_ranks = job.messages().num_local_ranks()});
+  try {
+    serve_rank(job.messages(), {.num_local_ranks = job.messages().num_local_ranks()});
+  } catch (const std::exception& error) {
+    // Not an ordinary end, in which this process would wait for the others, and they for it.
+    std::fprintf(stderr, "precast-worker: rank %zu: %s\n", job.messages().rank(), error.what());
+    job.messages().abort();
+    return 2;
+  }
   return 0;
 }
 

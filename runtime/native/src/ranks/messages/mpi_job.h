@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "plugins/collectives/cpu/message_passing.h"
@@ -58,8 +59,12 @@ class MpiJob {
   void end_session(const std::string& failure);
 
  private:
+  /// Of rank 0: tells the others to end; whether all of them say that they do.
+  bool end_others() noexcept;
+
   MpiMessages messages_;
   const pid_t process_;
+  std::mutex mutex_;
   std::uint32_t session_ = 0;
   bool has_session_ = false;
   std::string failure_;

@@ -1,6 +1,7 @@
 #include "runtime/native/src/ranks/messages/orders.h"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <string_view>
 
@@ -45,6 +46,24 @@ std::vector<std::byte> LoadOrder::to_message() const {
     message.insert(message.end(), bytes.begin(), bytes.end());
   }
   return message;
+}
+
+std::vector<std::byte> LoadReply::to_message() const {
+  std::vector<std::byte> message(sizeof session + sizeof error_code + error.size());
+  std::memcpy(message.data(), &session, sizeof session);
+  std::memcpy(message.data() + sizeof session, &error_code, sizeof error_code);
+  std::ranges::copy(std::as_bytes(std::span(error)), message.begin() + sizeof session + sizeof error_code);
+  return message;
+}
+
+LoadReply LoadReply::from_message(std::span<const std::byte> message) {
+  LoadReply reply;
+  constexpr std::size_t header = sizeof reply.session + sizeof reply.error_code;
+  if (message.size() < header) throw std::invalid_argument("a rank's reply is cut short");
+  std::memcpy(&reply.session, message.data(), sizeof reply.session);
+  std::memcpy(&reply.error_code, message.data() + sizeof reply.session, sizeof reply.error_code);
+  reply.error.assign(reinterpret_cast<const char*>(message.data()) + header, message.size() - header);
+  return reply;
 }
 
 LoadOrder LoadOrder::from_message(std::span<const std::byte> message) {

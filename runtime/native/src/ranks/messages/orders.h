@@ -38,6 +38,20 @@ struct LoadOrder {
   static LoadOrder from_message(std::span<const std::byte> message);
 };
 
+/// What becomes of it, to rank 0.
+struct LoadReply {
+  /// Of a rank that does not understand the order.
+  static constexpr std::uint32_t any_session = 0;
+
+  std::uint32_t session = any_session;  ///< of the order: where another rank could not load, nobody has read this one's reply
+  std::int32_t error_code = 0;          ///< an ErrorCode; 0: it is loaded
+  std::string error;
+
+  std::vector<std::byte> to_message() const;
+  /// Throws std::invalid_argument for what is no reply.
+  static LoadReply from_message(std::span<const std::byte> message);
+};
+
 std::vector<std::byte> to_message(Order order);
 
 /// Nothing where a message is none.
