@@ -51,10 +51,12 @@ MessageRanks::MessageRanks(MessagePassing& messages, std::uint32_t session, Wait
       said_(messages.num_ranks()) {}
 
 MessageRanks::~MessageRanks() {
-  // Out of the reach of look(), which forgets what was sent.
-  std::list<Posted> left = std::exchange(posted_, {});
-  for (Posted& posted : left) {
-    if (!finish(posted.request)) messages_.keep(std::make_shared<std::vector<std::byte>>(std::move(posted.bytes)));
+  // While one message is waited for, others are posted, and look() forgets those that were sent.
+  while (!posted_.empty()) {
+    std::list<Posted> left = std::exchange(posted_, {});
+    for (Posted& posted : left) {
+      if (!finish(posted.request)) messages_.keep(std::make_shared<std::vector<std::byte>>(std::move(posted.bytes)));
+    }
   }
 }
 

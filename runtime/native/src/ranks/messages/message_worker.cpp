@@ -79,15 +79,13 @@ class MessageWorker final : public WorkerLink {
   void fail(std::string_view reason) noexcept override { ranks_.fail(reason); }
   bool has_failed() const noexcept override { return ranks_.has_failed(); }
   std::string failure() const override { return ranks_.failure(); }
-  bool has_stopped() const noexcept { return has_stopped_; }
 
   bool next_step(StepBatch& batch) override {
     const std::vector<std::byte> message = wait_for_order(ranks_.messages(), [&] {
       ranks_.look();
       return ranks_.has_failed();
     });
-    has_stopped_ = order_of(message) == Order::stop;
-    if (message.empty() || has_stopped_) return false;
+    if (message.empty() || order_of(message) == Order::stop) return false;
     if (order_of(message) != Order::step) throw std::logic_error("rank 0 has sent something else than a step");
     decode_step(std::span(message).subspan(order_bytes), batch);
     ranks_.heartbeat();
@@ -113,7 +111,6 @@ class MessageWorker final : public WorkerLink {
   const bool sends_logits_;  ///< tensor rank 0 of the last stage, where that is another one than rank 0
   std::vector<float> logits_;
   std::vector<MessageTransfer> transfers_;  ///< of logits_
-  bool has_stopped_ = false;
 };
 
 void reply(MessageRanks& ranks, std::uint32_t session, std::int32_t code, std::string_view text) {
