@@ -31,6 +31,10 @@ class MpiError(Exception):
     """What an MPI job needs is not here; the text says what to do."""
 
 
+class NotALauncherError(MpiError):
+    """No launcher has started this process."""
+
+
 def mpi_library_path(environment: Mapping[str, str] = os.environ) -> Path:
     """The compiled part: where PRECAST_MPI says, else beside ``libprecast``."""
     chosen = environment.get(LIBRARY_VARIABLE)
@@ -65,13 +69,13 @@ def job_rank(environment: Mapping[str, str] = os.environ) -> int:
     """This process's rank, as the launcher says.
 
     Raises:
-        MpiError: no launcher has started this process.
+        NotALauncherError: no launcher has started this process.
     """
     for name in RANK_VARIABLES:
         value = environment.get(name, "")
         if value.isdecimal():
             return int(value)
-    raise MpiError(
+    raise NotALauncherError(
         f"no launcher has said which rank this is ({', '.join(RANK_VARIABLES)}): start this with mpiexec or srun"
     )
 
@@ -81,7 +85,8 @@ def run_rank(command: list[str], environment: Mapping[str, str] = os.environ) ->
     worker takes the place of this process.
 
     Raises:
-        MpiError: it is no process of a job, or the part for MPI has not been compiled.
+        NotALauncherError: it is no process of a job.
+        MpiError: the part for MPI has not been compiled.
     """
     rank = job_rank(environment)
     library = mpi_library_path(environment)

@@ -2,13 +2,13 @@
 #include "runtime/native/src/ranks/messages/orders.h"
 
 #include <algorithm>
-#include <stdexcept>
 
 #include "runtime/native/src/ranks/messages/logit_pieces.h"
 #include "runtime/native/src/ranks/messages/message_worker.h"
 #include "runtime/native/src/ranks/rank_options.h"
 #include "runtime/native/src/version.h"
 #include "tests/native/check.h"
+#include "tests/native/refusal.h"
 
 namespace precast {
 
@@ -37,14 +37,7 @@ TEST("orders: what is to be loaded is what was said") {
 
 TEST("orders: another version is refused before anything else of it is read") {
   std::vector<std::byte> message = LoadOrder{}.to_message();
-  const auto refusal = [&] {
-    try {
-      LoadOrder::from_message(message);
-    } catch (const std::invalid_argument& error) {
-      return std::string(error.what());
-    }
-    return std::string("accepted");
-  };
+  const auto refusal = [&] { return test::refusal([&] { LoadOrder::from_message(message); }); };
   CHECK_EQ(refusal(), "accepted");
   message.resize(message.size() - 3);  // a field less
   CHECK_EQ(refusal(), "rank 0 runs precast " + std::string(version()) + ", and this is " + std::string(version()) +

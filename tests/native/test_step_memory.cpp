@@ -7,9 +7,12 @@
 #include <stdexcept>
 
 #include "tests/native/check.h"
+#include "tests/native/refusal.h"
 
 namespace precast {
 namespace {
+
+using test::refusal;
 
 constexpr StepMemorySizes sizes{.world_size = 3,
                                 .num_slots = 2,
@@ -39,16 +42,6 @@ StepBatch random_step(std::mt19937& random, std::uint64_t id) {
     batch.block_tables.push_back({random_numbers(random, sequences * width), static_cast<std::int32_t>(width)});
   }
   return batch;
-}
-
-template <typename Action>
-std::string refusal(Action&& action) {
-  try {
-    action();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "accepted";
 }
 
 }  // namespace

@@ -17,21 +17,13 @@
 
 #include "runtime/native/src/error.h"
 #include "tests/native/check.h"
+#include "tests/native/refusal.h"
 
 namespace precast {
 namespace {
 
+using test::refusal;
 using Clock = std::chrono::steady_clock;
-
-template <typename Action>
-std::string refusal(Action&& action) {
-  try {
-    action();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "accepted";
-}
 
 // A process that does anything but what a worker does.
 WorkerArguments arguments(std::size_t rank, const RankMemory& ranks) {
@@ -108,6 +100,28 @@ class KeptLog {
   std::vector<std::pair<LogLevel, std::string>> lines_;
 };
 
+// What a rank's process said until it ended, and why all ranks failed then.
+struct Ended {
+  pid_t id = 0;
+  std::string failure;
+  std::vector<std::pair<LogLevel, std::string>> lines;
+};
+
+Ended run_to_its_end(const std::string& script) {
+  const auto ranks = RankMemory::create({.tensor_parallel_size = 2});
+  const Program program(script);
+  KeptLog kept;
+  Ended ended;
+  {
+    const WorkerProcesses processes(program.path(), {arguments(1, *ranks)}, ranks, kept.log());
+    ended.id = processes.process_ids().at(0);
+    wait_until_failed(*ranks);
+  }
+  ended.failure = ranks->failure();
+  ended.lines = kept.lines();
+  return ended;
+}
+
 }  // namespace
 
 TEST("workers: a process that ends is a failure that names its rank, and none is left behind") {
@@ -152,36 +166,19 @@ TEST("workers: a program that does not exist is said so, and the path is looked 
 }
 
 TEST("workers: what a process writes goes to the log, by lines, with its rank; what it wrote last says why it ended") {
-  const auto ranks = RankMemory::create({.tensor_parallel_size = 2});
-  const Program program(R"(printf '\0362all is \377 well\n'; echo out; printf 'no end' >&2; exit 3)");
-  KeptLog kept;
-  pid_t id = 0;
-  {
-    const WorkerProcesses processes(program.path(), {arguments(1, *ranks)}, ranks, kept.log());
-    id = processes.process_ids().at(0);
-    wait_until_failed(*ranks);
-  }
-  CHECK_EQ(ranks->failure(), prefix(id) + " ended with status 3; its last words: no end");
-  const auto lines = kept.lines();
-  CHECK_EQ(lines.size(), 3U);
-  CHECK(lines[0] == std::pair(LogLevel::warning, prefix(id) + ": all is ? well"));
-  CHECK(lines[1] == std::pair(LogLevel::warning, prefix(id) + ": out"));
-  CHECK(lines[2] == std::pair(LogLevel::warning, prefix(id) + ": no end"));
+  const Ended ended = run_to_its_end(R"(printf '\0362all is \377 well\n'; echo out; printf 'no end' >&2; exit 3)");
+  CHECK_EQ(ended.failure, prefix(ended.id) + " ended with status 3; its last words: no end");
+  CHECK_EQ(ended.lines.size(), 3U);
+  CHECK(ended.lines[0] == std::pair(LogLevel::warning, prefix(ended.id) + ": all is ? well"));
+  CHECK(ended.lines[1] == std::pair(LogLevel::warning, prefix(ended.id) + ": out"));
+  CHECK(ended.lines[2] == std::pair(LogLevel::warning, prefix(ended.id) + ": no end"));
 }
 
 TEST("workers: a message of a worker's log is no last word, and keeps its level") {
-  const auto ranks = RankMemory::create({.tensor_parallel_size = 2});
-  const Program program(R"(printf '\0361loaded\n\0363lost\n'; exit 4)");
-  KeptLog kept;
-  pid_t id = 0;
-  {
-    const WorkerProcesses processes(program.path(), {arguments(1, *ranks)}, ranks, kept.log());
-    id = processes.process_ids().at(0);
-    wait_until_failed(*ranks);
-  }
-  CHECK_EQ(ranks->failure(), prefix(id) + " ended with status 4");
-  CHECK(kept.lines() == (std::vector{std::pair(LogLevel::info, prefix(id) + ": loaded"),
-                                     std::pair(LogLevel::error, prefix(id) + ": lost")}));
+  const Ended ended = run_to_its_end(R"(printf '\0361loaded\n\0363lost\n'; exit 4)");
+  CHECK_EQ(ended.failure, prefix(ended.id) + " ended with status 4");
+  CHECK(ended.lines == (std::vector{std::pair(LogLevel::info, prefix(ended.id) + ": loaded"),
+                                    std::pair(LogLevel::error, prefix(ended.id) + ": lost")}));
 }
 
 TEST("workers: a log that is slow holds nobody up, and hears how much it has missed") {

@@ -169,21 +169,47 @@ class TestLoading:
         assert ended.returncode == 127
         assert "precast: error: no-such-program: No such file or directory" in ended.stderr
 
-    def test_without_a_launcher_or_a_library(
-        self, mpi_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    def test_without_a_launcher_or_a_compiler(
+        self, mpi_library: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setenv("PRECAST_MPI", str(mpi_library))
         assert precast_command(["launch", "true"]) == 1
         assert "start this with mpiexec or srun" in capfd.readouterr().err
         assert precast_command(["launch"]) == 2
-        monkeypatch.setenv("SLURM_PROCID", "1")
-        monkeypatch.setenv("PRECAST_MPI", str(tmp_path / "none.so"))
-        assert precast_command(["launch", "true"]) == 1
-        assert "none.so does not exist: run `precast build-mpi` once" in capfd.readouterr().err
         assert precast_command(["build-mpi", "--mpicc", "no-such-mpicc"]) == 1
         assert "there is no no-such-mpicc" in capfd.readouterr().err
         assert precast_command(["build-mpi", "--mpicc", "false"]) == 1
         assert "false cannot compile" in capfd.readouterr().err
+
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_a_rank_that_cannot_start_mpi_ends_the_job(self, rank: int, mpi_library: Path, tmp_path: Path) -> None:
+        """The others wait in MPI's start for it."""
+        program = f'[ "$PMI_RANK" = {rank} ] && export PRECAST_MPI="$1"; exec "$2" launch "$3" "$4" - nothing 0'
+        paths = [tmp_path / "none.so", BIN / "precast", sys.executable, PROGRAM]
+        command = [str(BIN / "mpiexec"), "-n", "2", "sh", "-c", program, "sh", *map(str, paths)]
+        environment = {**os.environ, "PRECAST_MPI": str(mpi_library)}
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        assert ended.returncode != 0
+        assert "none.so does not exist: run `precast build-mpi` once" in ended.stderr
+
+    def test_a_program_that_is_started_in_every_rank_ends_the_job(
+        self, ranks_engine: RanksEngine, mpi_library: Path
+    ) -> None:
+        command = [
+            str(BIN / "mpiexec"),
+            "-n",
+            "2",
+            sys.executable,
+            str(PROGRAM),
+            str(ranks_engine("gqa", 2, 1)),
+            "load",
+        ]
+        environment = {**os.environ, "PRECAST_MPI": str(mpi_library)}
+        started = time.monotonic()
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        assert ended.returncode != 0
+        assert "this is rank 1 of an MPI job, and engines are loaded in rank 0" in ended.stdout
+        assert time.monotonic() - started < 30
 
     def test_a_library_that_is_another_one(
         self, ranks_engine: RanksEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

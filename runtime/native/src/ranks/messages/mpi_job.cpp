@@ -157,6 +157,7 @@ bool MpiJob::end_others() noexcept {
 std::uint32_t MpiJob::begin_session(std::size_t num_ranks) {
   const std::lock_guard lock(mutex_);
   if (messages_.rank() != 0) {
+    failure_ = "a rank other than 0 has loaded an engine";  // so that the job ends with this process
     throw Error(ErrorCode::invalid_argument, concat("this is rank ", messages_.rank(),
                                                     " of an MPI job, and engines are loaded in rank 0: start the program with "
                                                     "`precast launch`, which runs precast-worker in the others"));
