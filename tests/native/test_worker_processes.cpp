@@ -162,6 +162,7 @@ TEST("workers: a program that does not exist is said so, and the path is looked 
   given.rank = 3;
   given.engine_dir = "/a b";
   given.num_blocks = 17;
+  given.is_read = true;
   CHECK(WorkerArguments::from_strings(given.to_strings()).to_strings() == given.to_strings());
 }
 

@@ -212,6 +212,14 @@ class TestLoading:
             r"rank 1 \(process \d+\): loaded \d+ bytes of weights; \d+ threads, kernels \w+", said[1][1]
         )
 
+    def test_where_nobody_reads_a_log_ranks_write_nothing(self, ranks_engine: Callable[[str, int, int], Path]) -> None:
+        program = (
+            "from precast.runtime import Engine, EngineOptions\n"
+            f"Engine({str(ranks_engine('gqa', 2, 1))!r}, EngineOptions()).shutdown()\n"
+        )
+        run = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+        assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+
     def test_the_program_by_hand(self) -> None:
         run = subprocess.run([worker_program()], capture_output=True, text=True, timeout=20, check=False)
         assert (run.returncode, run.stdout) == (2, "")

@@ -104,11 +104,11 @@ std::vector<std::string> WorkerArguments::to_strings() const {
   return {std::to_string(rank),        std::to_string(parent_pid), std::to_string(rank_memory),
           std::to_string(step_memory), engine_dir,                 onnxruntime_path,
           kernel_level,                std::to_string(num_threads), std::to_string(num_blocks),
-          std::to_string(rank_timeout.count()), std::to_string(spins)};
+          std::to_string(rank_timeout.count()), std::to_string(spins), std::to_string(is_read)};
 }
 
 WorkerArguments WorkerArguments::from_strings(const std::vector<std::string>& arguments) {
-  if (arguments.size() != 11) throw std::invalid_argument("precast-worker is started by precast, not by hand");
+  if (arguments.size() != 12) throw std::invalid_argument("precast-worker is started by precast, not by hand");
   const auto number = [&](std::size_t i) { return std::stoll(arguments[i]); };
   return {.rank = static_cast<std::size_t>(number(0)),
           .parent_pid = static_cast<int>(number(1)),
@@ -120,7 +120,8 @@ WorkerArguments WorkerArguments::from_strings(const std::vector<std::string>& ar
           .num_threads = static_cast<std::uint32_t>(number(7)),
           .num_blocks = static_cast<std::int32_t>(number(8)),
           .rank_timeout = std::chrono::milliseconds(number(9)),
-          .spins = static_cast<unsigned>(number(10))};
+          .spins = static_cast<unsigned>(number(10)),
+          .is_read = number(11) != 0};
 }
 
 int run_local_worker(const WorkerArguments& arguments) {
@@ -146,7 +147,7 @@ int run_local_worker(const WorkerArguments& arguments) {
     steps->report_error(arguments.rank, static_cast<std::int32_t>(error.code()), error.what());
     return 1;
   }
-  worker_log().info(describe_loaded(*session));
+  if (arguments.is_read) worker_log().info(describe_loaded(*session));
   steps->report_ready(arguments.rank);
   run_steps(*session, arguments.rank, link);
   return link.has_failed() ? 1 : 0;

@@ -21,6 +21,7 @@ struct WorkerArguments {
   std::int32_t num_blocks = 0;
   std::chrono::milliseconds rank_timeout{0};
   unsigned spins = 0;
+  bool is_read = false;  ///< whether rank 0 reads what this process writes, and messages of its log
 
   std::vector<std::string> to_strings() const;                                      ///< without the program's name
   static WorkerArguments from_strings(const std::vector<std::string>& arguments);  ///< throws std::invalid_argument

@@ -116,6 +116,7 @@ WorkerProcesses::~WorkerProcesses() {
 void WorkerProcesses::start(const std::string& program, const WorkerArguments& worker) {
   WorkerArguments inherited = worker;
   inherited.parent_pid = ::getpid();
+  inherited.is_read = log_ != nullptr;
   SpawnSettings settings;
   // First out of the way of the numbers that they shall have, then there, where they are not closed.
   const int rank_memory = ::fcntl(worker.rank_memory, F_DUPFD_CLOEXEC, first_inherited_fd + 2);
