@@ -72,11 +72,20 @@ class TestTokens:
             outputs = llm.generate(prompts(), GREEDY, use_tqdm=False)
         assert tokens(outputs) == [list(each) for each in expected]
 
-    @pytest.mark.parametrize(("tensor_size", "pipeline_size"), [(2, 1), (2, 2)])
+    @pytest.mark.parametrize(
+        ("variant", "tensor_size", "pipeline_size"),
+        [("gqa", *sizes) for sizes in SIZES]
+        + [(variant, 2, 2) for variant in ("mqa", "tied", "mlp_bias", "odd_vocab", "mistral", "qwen2_window", "qwen3")],
+    )
     def test_logits(
-        self, tensor_size: int, pipeline_size: int, tiny_llama: Tiny, ranks_engine: Callable[[str, int, int], Path]
+        self,
+        variant: str,
+        tensor_size: int,
+        pipeline_size: int,
+        tiny_llama: Tiny,
+        ranks_engine: Callable[[str, int, int], Path],
     ) -> None:
-        report = verify_engine(ranks_engine("gqa", tensor_size, pipeline_size), tiny_llama("gqa"))
+        report = verify_engine(ranks_engine(variant, tensor_size, pipeline_size), tiny_llama(variant))
         assert report.tolerance == 1e-4
         assert report.passed, report
 
