@@ -44,7 +44,7 @@ before = set(sys.modules)
 
 def no_network(event, arguments):
     if event.startswith("socket.") or event in ("os.fork", "os.exec", "os.posix_spawn", "subprocess.Popen"):
-        sys.stderr.write(f"{event} {arguments}")
+        print(event, arguments, file=sys.stderr, flush=True)  # os._exit flushes nothing
         os._exit(1)
 
 sys.addaudithook(no_network)
