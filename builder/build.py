@@ -1,7 +1,6 @@
 """Checkpoint -> engine: the table of contents of the builder."""
 
 import os
-from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
@@ -36,7 +35,8 @@ def build_engine(
     """Build an engine directory, complete or not at all.
 
     Host memory is bounded by the largest weight, not by the model; with several ranks, by as many of the largest slices
-    as there are processes. The same inputs give the same bytes.
+    as there are processes. Not so where TensorRT puts the weights into its plan: it holds them all, and the plan. The
+    same inputs give the same bytes, where the manifest says `reproducible`.
 
     Args:
         checkpoint: Open; it stays the caller's to close.
@@ -55,14 +55,17 @@ def build_engine(
 
     Raises:
         UnsupportedModelError: the model has a feature that the builder lacks.
-        BuildError: the config asks what the model cannot do, a pass failed, or a rank's process ended.
+        BuildError: the config asks what the model or the backend cannot do, a pass failed, or a process that builds
+            ended.
+        ModuleNotFoundError: what the backend builds with is not installed.
         PartitionError: the model cannot be spread over the ranks that the config asks for.
         EngineExistsError: `output_dir` is taken.
         EngineIOError: a file cannot be written.
     """
     model, lowering = checkpoint.config, get_backend(backend)
     check_implemented(model)
-    plan, partition = plan_build(model, config), plan_ranks(model, config, checkpoint.partition)
+    plan = plan_build(model, config, backend)
+    partition = plan_ranks(model, config, checkpoint.partition, backend)
     report = progress or ignore_progress
     with EngineWriter(output_dir, overwrite_engine=overwrite) as writer:
         if partition.mapping.world_size == 1:
@@ -72,7 +75,7 @@ def build_engine(
             built = _build_ranks(
                 checkpoint, writer, plan, partition, backend, num_processes or _num_processors(), dump_graphs, report
             )
-        _copy_files(writer, checkpoint.companion_files())
+        copy_companion_files(writer, checkpoint)
         return writer.commit(engine_manifest(model, config, plan, partition.mapping, lowering, built))
 
 
@@ -110,7 +113,8 @@ def _build_ranks(
     sizes_bytes = [sum(prod(part.shape) * item_bytes for part in parts) for parts in slices]
     built = build_ranks(jobs, sizes_bytes, num_processes, progress)
     for rank in built:
-        writer.add_weights(rank.files.weights, rank.weights)
+        if rank.files.weights is not None and rank.weights is not None:
+            writer.add_weights(rank.files.weights, rank.weights)
     return built
 
 
@@ -118,7 +122,7 @@ def _num_processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _copy_files(writer: EngineWriter, files: Sequence[Path]) -> None:
+def copy_companion_files(writer: EngineWriter, checkpoint: Checkpoint) -> None:
     """The checkpoint's tokenizer and configs: what running the engine needs beside it."""
-    for file in files:
+    for file in checkpoint.companion_files():
         writer.copy_file(file, f"{TOKENIZER_DIR}/{file.name}")

@@ -23,10 +23,10 @@ def engine_manifest(
     return EngineManifest(
         requires=tuple(sorted({name for rank in ranks for name in rank.requires})),
         backend=backend.name,
-        backend_requirements=backend.requirements,
+        backend_requirements=backend.requirements(plan),
         batch_invariant=backend.batch_invariant,
         reproducible=backend.reproducible,
-        model=_model_info(model, plan),
+        model=model_info(model, plan),
         build=BuildInfo(plan.dtype, plan.kv_cache_dtype, plan.tokens_per_block, config.max_seq_len, plan.notes),
         mapping=mapping,
         ranks=tuple(rank.files for rank in ranks),
@@ -34,7 +34,8 @@ def engine_manifest(
     )
 
 
-def _model_info(model: ModelConfig, plan: BuildPlan) -> ModelInfo:
+def model_info(model: ModelConfig, plan: BuildPlan) -> ModelInfo:
+    """What the manifest says of the model."""
     return ModelInfo(
         architecture=model.architecture,
         vocab_size=model.vocab_size,

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from precast.builder.network.network import Network
 from precast.builder.progress import ProgressCallback
-from precast.builder.weights import CheckpointTensor, Tensors, WeightRecipe
+from precast.builder.weights import CheckpointTensor, Recipe, Tensors
 from precast.checkpoints.weights_index import TensorSpec
 from precast.checkpoints.weights_writer import WeightsWriter
 
@@ -39,7 +39,7 @@ def pack_weights(network: Network, tensors: MappedTensors, writer: WeightsWriter
         progress(STAGE, done_bytes, total_bytes)
 
 
-def _release(tensors: MappedTensors, recipe: WeightRecipe) -> None:
+def _release(tensors: MappedTensors, recipe: Recipe) -> None:
     for source in recipe.sources:
         if isinstance(source, CheckpointTensor):
             tensors.release(source.name)

@@ -12,8 +12,39 @@ from precast.checkpoints.rope import DynamicScaling, LongRopeScaling, RopeScalin
 
 WEIGHT_LAYOUTS = {"float32": "x16k1.f32/1", "bfloat16": "x16k2.bf16/1"}
 KV_LAYOUTS = {"float32": "kv16.f32/1", "bfloat16": "kv16.bf16/1"}
+TENSORRT_WEIGHT_LAYOUTS = {"bfloat16": "dense.bf16/1", "float16": "dense.f16/1"}
+TENSORRT_KV_LAYOUTS = {"bfloat16": "kvrow.bf16/1", "float16": "kvrow.f16/1"}
+TENSORRT_OPTIONS = ("target", "quantization", "group_size", "weights", "max_batch_size", "max_num_tokens")
+"""Fields of BuildConfig that have no meaning on other backends."""
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TensorRtPlan:
+    """What the plans of a TensorRT engine are built with.
+
+    Attributes:
+        library: The import name of the library.
+        library_version: Plans of TensorRT-RTX load in no other.
+        kernel_compiler: Name and version of what compiles our kernels.
+        targets: See backends/tensorrt/targets.py.
+        min_capability: The least compute capability of a GPU that runs the engine: 89 is 8.9.
+        quantization: A name in quantize.formats, or None.
+        separate_weights: Weights are inputs of the network, and lie beside the plan.
+        max_batch_size: Most sequences of a step.
+        max_num_tokens: Most tokens of a step.
+    """
+
+    library: str
+    library_version: str
+    kernel_compiler: str
+    targets: tuple[str, ...]
+    min_capability: int
+    quantization: str | None
+    separate_weights: bool
+    max_batch_size: int
+    max_num_tokens: int
 
 
 @dataclass(frozen=True)
@@ -21,10 +52,11 @@ class BuildPlan:
     """What every rank of the engine is built with.
 
     Attributes:
-        dtype: Of packed weights, a key of WEIGHT_LAYOUTS.
-        kv_cache_dtype: A key of KV_LAYOUTS.
+        dtype: Of weights, a key of the backend's weight layouts.
+        kv_cache_dtype: A key of the backend's KV layouts.
         max_seq_len: Most tokens of a sequence.
         notes: Sentences for people: what differs from what they may expect.
+        tensorrt: None for other backends.
     """
 
     dtype: str
@@ -32,47 +64,84 @@ class BuildPlan:
     tokens_per_block: int
     max_seq_len: int
     notes: tuple[str, ...] = ()
+    tensorrt: TensorRtPlan | None = None
 
     @property
     def weight_layout(self) -> str:
-        return WEIGHT_LAYOUTS[self.dtype]
+        return (WEIGHT_LAYOUTS if self.tensorrt is None else TENSORRT_WEIGHT_LAYOUTS)[self.dtype]
 
     @property
     def kv_layout(self) -> str:
-        return KV_LAYOUTS[self.kv_cache_dtype]
+        return (KV_LAYOUTS if self.tensorrt is None else TENSORRT_KV_LAYOUTS)[self.kv_cache_dtype]
 
     def effective_window(self, window: int | None) -> int | None:
         """The window of an attention layer, None where no sequence is long enough to leave it."""
         return None if window is None or window >= self.max_seq_len else window
 
 
-def plan_build(model: ModelConfig, config: BuildConfig) -> BuildPlan:
+def plan_build(model: ModelConfig, config: BuildConfig, backend: str = "onnxruntime") -> BuildPlan:
     """Decide what the build config leaves open, and say once what was changed.
 
     Raises:
-        BuildError: the model cannot do what the config asks.
+        BuildError: the model or the backend cannot do what the config asks.
+        ModuleNotFoundError: what the backend builds with is not installed.
     """
-    dtype, notes = _weight_dtype(model, config)
+    tensorrt = None
+    if backend == "tensorrt":
+        from precast.builder.backends.tensorrt.planning import plan_dtypes, plan_tensorrt
+
+        dtype, kv_cache_dtype, notes = plan_dtypes(model, config)
+        tensorrt = plan_tensorrt(model, config)
+    else:
+        _check_cpu_options(config)
+        dtype, notes = _weight_dtype(model, config)
+        kv_cache_dtype = dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
     max_seq_len = _max_seq_len(model, config)
     notes += _rope_notes(model, max_seq_len)
     for note in notes:
         _logger.warning(note)
-    kv_cache_dtype = dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
-    return BuildPlan(dtype, kv_cache_dtype, config.tokens_per_block, max_seq_len, notes)
+    return BuildPlan(dtype, kv_cache_dtype, config.tokens_per_block, max_seq_len, notes, tensorrt)
 
 
-def plan_ranks(model: ModelConfig, config: BuildConfig, stored: Partition | None) -> Partition:
+def plan_ranks(
+    model: ModelConfig, config: BuildConfig, stored: Partition | None, backend: str = "onnxruntime"
+) -> Partition:
     """How the model is spread over ranks: as the config asks, else as the checkpoint's files are (`stored`).
 
     Raises:
+        BuildError: the backend has one rank only.
         PartitionError: the model cannot be divided so.
     """
+    partition = _partition(model, config, stored)
+    if backend == "tensorrt" and partition.mapping.world_size > 1:
+        raise BuildError(
+            f"tensor_parallel_size {partition.mapping.tensor_parallel_size} and pipeline_parallel_size "
+            f"{partition.mapping.pipeline_parallel_size} are not available on TensorRT, which has no plugins by which "
+            "ranks meet yet: choose 1 and 1"
+        )
+    return partition
+
+
+def _partition(model: ModelConfig, config: BuildConfig, stored: Partition | None) -> Partition:
     default = Mapping() if stored is None else stored.mapping
     mapping = Mapping.of(
         config.tensor_parallel_size or default.tensor_parallel_size,
         config.pipeline_parallel_size or default.pipeline_parallel_size,
     )
     return stored if stored is not None and mapping == stored.mapping else plan_partition(model, mapping)
+
+
+def _check_cpu_options(config: BuildConfig) -> None:
+    defaults = BuildConfig()
+    for name in TENSORRT_OPTIONS:
+        value = getattr(config, name)
+        if value != getattr(defaults, name):
+            given = ",".join(value) if isinstance(value, tuple) else value
+            raise BuildError(
+                f"{name} {given} has no meaning on the backend onnxruntime: leave it out, or build for tensorrt"
+            )
+    if config.kv_cache_dtype == "float16":
+        raise BuildError("kv_cache_dtype float16 is not available on the backend onnxruntime; float32 and bfloat16 are")
 
 
 def _weight_dtype(model: ModelConfig, config: BuildConfig) -> tuple[str, tuple[str, ...]]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from precast.builder.errors import BuildError
 from precast.checkpoints.rope import RopeConfig, rope_rows, rope_table
-from precast.checkpoints.weights_index import PLAIN_LAYOUT
+from precast.checkpoints.tensor_info import NUMPY_DTYPES
+from precast.checkpoints.weights_index import DTYPE_BYTES, PLAIN_LAYOUT
 from precast.plugins.linear.pack import pack, packed_size
 
 
@@ -81,18 +82,55 @@ class RopeFrequencies:
 WeightSource = CheckpointTensor | Zeros | RopeFrequencies
 
 
+class Recipe(Protocol):
+    """How the bytes of one initialiser are made, and what the graph and the weights file say of it."""
+
+    @property
+    def layout(self) -> str:
+        """PLAIN_LAYOUT, or the versioned name of a packed layout."""
+
+    @property
+    def sources(self) -> tuple[WeightSource, ...]: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The logical shape."""
+
+    @property
+    def graph_dtype(self) -> str:
+        """A key of network.DTYPES."""
+
+    @property
+    def graph_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def stored_dtype(self) -> str:
+        """As the weights file's index has it."""
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def materialise(self, checkpoint: Tensors) -> NDArray[Any]:
+        """The bytes, as `stored_dtype` of `stored_shape`."""
+
+
 @dataclass(frozen=True)
 class WeightRecipe:
     """One initialiser: its sources, concatenated along their first axis, in a layout.
 
     Attributes:
-        layout: PLAIN_LAYOUT, stored as float32 of `shape`; or a packed layout of a matrix [out_features, in_features],
+        layout: PLAIN_LAYOUT, stored as `dtype` of `shape`; or a packed layout of a matrix [out_features, in_features],
             stored as uint8 of `size_bytes`.
         sources: at least one; equal in all axes but the first.
+        dtype: of a plain one: a key of NUMPY_DTYPES. What a packed one holds, its layout says.
     """
 
     layout: str
     sources: tuple[WeightSource, ...]
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if len({source.shape[1:] for source in self.sources}) != 1:
@@ -106,8 +144,16 @@ class WeightRecipe:
         return (sum(source.shape[0] for source in self.sources), *self.sources[0].shape[1:])
 
     @property
+    def graph_dtype(self) -> str:
+        return self.stored_dtype
+
+    @property
+    def graph_shape(self) -> tuple[int, ...]:
+        return self.stored_shape
+
+    @property
     def stored_dtype(self) -> str:
-        return "float32" if self.layout == PLAIN_LAYOUT else "uint8"
+        return self.dtype if self.layout == PLAIN_LAYOUT else "uint8"
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -116,17 +162,19 @@ class WeightRecipe:
 
     @property
     def size_bytes(self) -> int:
-        return 4 * prod(self.shape) if self.layout == PLAIN_LAYOUT else packed_size(self.layout, *self.shape)
+        if self.layout == PLAIN_LAYOUT:
+            return DTYPE_BYTES[self.dtype] * prod(self.shape)
+        return packed_size(self.layout, *self.shape)
 
-    def materialise(self, checkpoint: Tensors) -> NDArray[np.float32] | NDArray[np.uint8]:
+    def materialise(self, checkpoint: Tensors) -> NDArray[Any]:
         """Read the sources and lay them out: the bytes of the initialiser."""
         parts = [source.read(checkpoint) for source in self.sources]
         if self.layout == PLAIN_LAYOUT:
-            return np.concatenate([part.astype(np.float32) for part in parts])
+            return np.concatenate([part.astype(NUMPY_DTYPES[self.dtype]) for part in parts])
         return pack(self.layout, parts)
 
 
-def concatenate(recipes: Sequence[WeightRecipe]) -> WeightRecipe:
-    """The recipe of the given initialisers concatenated along their first axis, all in one layout."""
+def concatenate(recipes: Sequence[Recipe]) -> WeightRecipe:
+    """The recipe of the given initialisers, which are WeightRecipes of one layout, joined along their first axis."""
     (layout,) = {recipe.layout for recipe in recipes}
     return WeightRecipe(layout, tuple(source for recipe in recipes for source in recipe.sources))

@@ -117,7 +117,8 @@ def verify_files(
             "copy the engine again or rebuild it"
         )
     for rank in manifest.ranks:
-        read_weights_index(Path(directory) / rank.weights)
+        if rank.weights is not None:
+            read_weights_index(Path(directory) / rank.weights)
 
 
 def copy_engine(

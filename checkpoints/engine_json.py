@@ -127,6 +127,9 @@ class JsonCursor:
     def string(self) -> str:
         return self._get(str, "a string")
 
+    def string_or_none(self) -> str | None:
+        return None if self.value is None else self.string()
+
     def boolean(self) -> bool:
         return self._get(bool, "a boolean")
 

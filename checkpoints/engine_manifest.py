@@ -6,6 +6,7 @@ would refuse. engine_manifest_reader.py makes them from bytes, and says the same
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from precast.checkpoints.engine_checks import check_name, check_range, is_path_inside
 from precast.checkpoints.engine_errors import quote
@@ -19,6 +20,12 @@ VERIFICATION_NAME = "verification.json"
 UNLISTED_NAMES = (MANIFEST_NAME, VERIFICATION_NAME)  # never in `files`
 
 _MAX_INT64 = (1 << 63) - 1
+
+
+def check_sha256(field: str, digits: str) -> None:
+    """Raise ValueError unless it is a SHA-256 as 64 lower-case hexadecimal digits."""
+    if len(digits) != 64 or not all(digit in "0123456789abcdef" for digit in digits):
+        raise ValueError(f"{field} must be 64 lower-case hexadecimal digits, got {quote(digits)}")
 
 
 @dataclass(frozen=True)
@@ -75,14 +82,19 @@ class RankFiles:
     """The files of one rank: paths relative to the engine directory, listed in the manifest's `files`."""
 
     graph: str
-    weights: str
+    weights: str | None
+    """None where the graph file holds the weights."""
     kv_groups: tuple[KvGroupSpec, ...]
     """Of the whole model, the same on every rank: the one without a window first, then ascending in the window. Empty
     for a model without attention."""
     kv_caches: tuple[KvCacheSpec, ...]
     """In the order of the graph's inputs."""
+    network_sha256: str | None = None
+    """Of the network without its weights, where these are beside it: weights of an equal network fit."""
 
     def __post_init__(self) -> None:
+        if self.network_sha256 is not None:
+            check_sha256("network_sha256", self.network_sha256)
         check_kv(self.kv_groups, self.kv_caches)
 
 
@@ -94,8 +106,7 @@ class FileEntry:
     sha256: str
 
     def __post_init__(self) -> None:
-        if len(self.sha256) != 64 or not all(digit in "0123456789abcdef" for digit in self.sha256):
-            raise ValueError(f"sha256 must be 64 lower-case hexadecimal digits, got {quote(self.sha256)}")
+        check_sha256("sha256", self.sha256)
         check_range("size", self.size, 0, _MAX_INT64)
 
 
@@ -115,13 +126,53 @@ class OnnxRuntimeRequirements:
 
 
 @dataclass(frozen=True)
+class TensorRtRequirements:
+    """What the plans need of TensorRT and of the GPU."""
+
+    library: str
+    """"tensorrt_rtx" or "tensorrt"."""
+    library_version: str
+    """Plans of tensorrt_rtx load in this version only."""
+    targets: tuple[str, ...]
+    """GPUs that the plans were built for, e.g. "sm89"; or "portable", or "current"."""
+    min_capability: int
+    """Least compute capability of the GPU: 89 is 8.9."""
+    quantization: str | None
+    """Format of the layers' matrices, e.g. "int4"; None: build.dtype."""
+    max_batch_size: int
+    """Most sequences of a step."""
+    max_num_tokens: int
+    """Most tokens of a step."""
+
+    def __post_init__(self) -> None:
+        for field in ("library", "library_version"):
+            check_name(field, getattr(self, field))
+        if not self.targets:
+            raise ValueError("targets must not be empty")
+        for i, target in enumerate(self.targets):
+            check_name(f"targets[{i}]", target)
+        if self.quantization is not None:
+            check_name("quantization", self.quantization)
+        for field in ("min_capability", "max_batch_size", "max_num_tokens"):
+            check_range(field, getattr(self, field), 1)
+
+
+BackendRequirements = OnnxRuntimeRequirements | TensorRtRequirements
+BACKEND_REQUIREMENTS: dict[str, type[BackendRequirements]] = {
+    "onnxruntime": OnnxRuntimeRequirements,
+    "tensorrt": TensorRtRequirements,
+}
+"""The backends that format 1 describes."""
+
+
+@dataclass(frozen=True)
 class EngineManifest:
     """engine.json. `files` is empty until the engine's writer has listed them."""
 
     requires: tuple[str, ...]
     """Versioned ops and layouts that a runtime must know, e.g. "ai.precast.Linear/1", "x16k2.bf16/1"."""
     backend: str
-    backend_requirements: OnnxRuntimeRequirements
+    backend_requirements: BackendRequirements
     batch_invariant: bool
     """Whether a request's tokens are the same bits whatever runs beside it."""
     reproducible: bool
@@ -138,6 +189,8 @@ class EngineManifest:
     def __post_init__(self) -> None:
         check_name("precast_version", self.precast_version)
         check_name("backend", self.backend)
+        if not isinstance(self.backend_requirements, BACKEND_REQUIREMENTS.get(self.backend, object)):
+            raise ValueError(f"backend_requirements must be those of the backend {self.backend}")
         for i, name in enumerate(self.requires):
             check_name(f"requires[{i}]", name)
         for path in self.files:
@@ -157,11 +210,22 @@ class EngineManifest:
         """Raise ValueError where a rank names a file that `files` lacks."""
         for i, rank in enumerate(self.ranks):
             for field, path in (("graph", rank.graph), ("weights", rank.weights)):
-                if path not in self.files:
+                if path is None:
+                    if self.backend == "onnxruntime":
+                        raise ValueError(f"ranks[{i}].{field} must be a path on the backend onnxruntime, got null")
+                elif path not in self.files:
                     raise ValueError(f"ranks[{i}].{field} must be a path listed in files, got {quote(path)}")
+
+    def to_document(self) -> dict[str, Any]:
+        """The members of engine.json but for `format`; those that are optional and None are left out."""
+        document = asdict(self)
+        for rank in document["ranks"]:
+            if rank["network_sha256"] is None:
+                del rank["network_sha256"]
+        return document
 
     def to_json(self) -> bytes:
         """The bytes of engine.json: sorted members, so that equal manifests are equal bytes."""
-        document = {"format": ENGINE_FORMAT, **asdict(self)}
+        document = {"format": ENGINE_FORMAT, **self.to_document()}
         text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return text.encode("utf-8") + b"\n"

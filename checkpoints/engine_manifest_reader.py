@@ -8,18 +8,21 @@ from precast.checkpoints.engine_errors import UnsupportedEngineError
 from precast.checkpoints.engine_json import JsonCursor, parse_json
 from precast.checkpoints.engine_kv import KvCacheSpec, KvGroupSpec
 from precast.checkpoints.engine_manifest import (
+    BACKEND_REQUIREMENTS,
     ENGINE_FORMAT,
+    BackendRequirements,
     BuildInfo,
     EngineManifest,
     FileEntry,
     ModelInfo,
     OnnxRuntimeRequirements,
     RankFiles,
+    TensorRtRequirements,
 )
 from precast.checkpoints.ranks.mapping import Mapping
 from precast.version import __version__
 
-KNOWN_BACKENDS = ("onnxruntime",)
+KNOWN_BACKENDS = tuple(BACKEND_REQUIREMENTS)
 
 
 @dataclass(frozen=True)
@@ -28,26 +31,26 @@ class RuntimeSupport:
 
     supports: Callable[[str], bool]
     """Whether it knows a name of the manifest's `requires`."""
-    backends: tuple[str, ...] = KNOWN_BACKENDS
+    backends: tuple[str, ...] = ("onnxruntime",)
     max_world_size: int = 1
 
 
-ANY_RUNTIME = RuntimeSupport(supports=lambda _: True, max_world_size=1 << 31)
+ANY_RUNTIME = RuntimeSupport(supports=lambda _: True, backends=KNOWN_BACKENDS, max_world_size=1 << 31)
 """Refuses nothing that can be read: for inspecting, copying and verifying engines that this machine need not run."""
 
 
 def parse_manifest(data: bytes, source: str, support: RuntimeSupport = ANY_RUNTIME) -> EngineManifest:
     """Read and check the bytes of engine.json, without touching the file system.
 
-    In this order: JSON, format, requires, backend, mapping, the rest. Members that format 1 does not name are ignored.
+    In this order: JSON, format, backend, requires, mapping, the rest. Members that format 1 does not name are ignored.
     `source` names the document in messages.
 
     Raises CorruptEngineError, UnsupportedEngineError.
     """
     root = JsonCursor(parse_json(data, source), source)
     _check_format(root)
-    requires = _read_requires(root, support)
     backend = _read_backend(root, support)
+    requires = _read_requires(root, support)
     mapping = _read_mapping(root, support)
     manifest = root.create(
         EngineManifest,
@@ -55,7 +58,7 @@ def parse_manifest(data: bytes, source: str, support: RuntimeSupport = ANY_RUNTI
         backend=backend,
         mapping=mapping,
         precast_version=_read_name(root.at("precast_version")),
-        backend_requirements=_read_onnxruntime_requirements(root.at("backend_requirements")),
+        backend_requirements=_read_backend_requirements(root.at("backend_requirements"), backend),
         batch_invariant=root.at("batch_invariant").boolean(),
         reproducible=root.at("reproducible").boolean(),
         model=_read_model(root.at("model")),
@@ -128,6 +131,23 @@ def _read_mapping(root: JsonCursor, support: RuntimeSupport) -> Mapping:
     return mapping
 
 
+def _read_backend_requirements(value: JsonCursor, backend: str) -> BackendRequirements:
+    return _read_tensorrt_requirements(value) if backend == "tensorrt" else _read_onnxruntime_requirements(value)
+
+
+def _read_tensorrt_requirements(value: JsonCursor) -> TensorRtRequirements:
+    return value.create(
+        TensorRtRequirements,
+        library=value.at("library").string(),
+        library_version=value.at("library_version").string(),
+        targets=tuple(element.string() for element in value.at("targets").elements()),
+        min_capability=value.at("min_capability").integer(),
+        quantization=value.at("quantization").string_or_none(),
+        max_batch_size=value.at("max_batch_size").integer(),
+        max_num_tokens=value.at("max_num_tokens").integer(),
+    )
+
+
 def _read_onnxruntime_requirements(value: JsonCursor) -> OnnxRuntimeRequirements:
     return value.create(
         OnnxRuntimeRequirements,
@@ -170,9 +190,10 @@ def _read_rank(value: JsonCursor) -> RankFiles:
     return value.create(
         RankFiles,
         graph=value.at("graph").string(),
-        weights=value.at("weights").string(),
+        weights=value.at("weights").string_or_none(),
         kv_groups=tuple(_read_kv_group(group) for group in value.at("kv_groups").elements()),
         kv_caches=tuple(_read_kv_cache(cache) for cache in value.at("kv_caches").elements()),
+        network_sha256=network.string_or_none() if (network := value.find("network_sha256")) else None,
     )
 
 

@@ -1,7 +1,7 @@
 """The custom ops, a folder each: schema, NumPy reference, weight layout, kernels.
 
 This module names every op and layout that this version implements; an engine lists those it needs, and one that needs
-more is refused by name before anything is read. The native library holds the same lists (plugins/cpu/registry.cpp).
+more is refused by name before anything is read. The native library has the CPU's lists too (plugins/cpu/registry.cpp).
 """
 
 SUPPORTED_OPS: tuple[str, ...] = (
@@ -15,7 +15,7 @@ SUPPORTED_OPS: tuple[str, ...] = (
     "ai.precast.RmsNorm/1",
     "ai.precast.Send/1",
 )
-"""Versioned op ids, sorted. A released version is never removed."""
+"""Versioned op ids of the CPU, sorted. A released version is never removed."""
 
 SUPPORTED_LAYOUTS: tuple[str, ...] = (
     "kv16.bf16/1",
@@ -23,4 +23,10 @@ SUPPORTED_LAYOUTS: tuple[str, ...] = (
     "x16k1.f32/1",
     "x16k2.bf16/1",
 )
-"""Versioned ids of weight layouts and KV layouts, sorted. A released version is never removed."""
+"""Versioned ids of weight layouts and KV layouts of the CPU, sorted. A released version is never removed."""
+
+TENSORRT_OPS: tuple[str, ...] = ("ai.precast.PagedAttention/1",)
+"""Versioned ids of the ops that are plugins of TensorRT, sorted; all others are lowered to TensorRT's own layers."""
+
+TENSORRT_LAYOUTS: tuple[str, ...] = ("kvrow.bf16/1", "kvrow.f16/1")
+"""Versioned ids of the KV layouts of TensorRT engines, sorted."""

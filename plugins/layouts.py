@@ -11,6 +11,11 @@ features. Tile t holds rows 16t .. 16t+15 in 64-byte lines, in ascending order o
 
 N is padded to a multiple of 16, and K to a multiple of the inputs per line, with zeros. Numbers are little-endian.
 The packed tensor is a flat array of bytes and is to start at a multiple of 64 bytes.
+
+Where the library that runs a matrix product decides itself how weights lie, as TensorRT does, they are handed over as
+they are, and a backend's lowering makes a plain tensor [N, K] of them:
+
+    dense.bf16/1, dense.f16/1      W [N][K], row-major, without padding; bfloat16 or float16
 """
 
 from dataclasses import dataclass
@@ -42,20 +47,41 @@ class WeightLayout:
 
     def packed_size(self, out_features: int, in_features: int) -> int:
         """Bytes of a packed matrix. Raises ValueError where a dimension is not positive."""
-        if out_features < 1 or in_features < 1:
-            raise ValueError(
-                f"a weight matrix of out_features={out_features}, in_features={in_features} has nothing to pack"
-            )
+        _check_matrix(out_features, in_features)
         return self.num_tiles(out_features) * self.lines_per_tile(in_features) * LINE_BYTES
+
+
+@dataclass(frozen=True)
+class DenseLayout:
+    """One of the layouts without tiles."""
+
+    name: str
+    dtype: Literal["bfloat16", "float16"]
+
+    def packed_size(self, out_features: int, in_features: int) -> int:
+        """Bytes of a matrix. Raises ValueError where a dimension is not positive."""
+        _check_matrix(out_features, in_features)
+        return out_features * in_features * 2
+
+
+def _check_matrix(out_features: int, in_features: int) -> None:
+    if out_features < 1 or in_features < 1:
+        raise ValueError(
+            f"a weight matrix of out_features={out_features}, in_features={in_features} has nothing to pack"
+        )
 
 
 X16K1_F32 = WeightLayout("x16k1.f32/1", "float32", 1)
 X16K2_BF16 = WeightLayout("x16k2.bf16/1", "bfloat16", 2)
+DENSE_BF16 = DenseLayout("dense.bf16/1", "bfloat16")
+DENSE_F16 = DenseLayout("dense.f16/1", "float16")
 
-WEIGHT_LAYOUTS = {layout.name: layout for layout in (X16K1_F32, X16K2_BF16)}
+WEIGHT_LAYOUTS: dict[str, WeightLayout | DenseLayout] = {
+    layout.name: layout for layout in (X16K1_F32, X16K2_BF16, DENSE_BF16, DENSE_F16)
+}
 
 
-def weight_layout(name: str) -> WeightLayout:
+def weight_layout(name: str) -> WeightLayout | DenseLayout:
     """The layout with this id. Raises ValueError that lists the known ones."""
     try:
         return WEIGHT_LAYOUTS[name]

@@ -24,6 +24,7 @@ def build(
     num_processes: int | None = None,
     overwrite: bool = False,
     dump_graphs: Path | None = None,
+    backend: str = "onnxruntime",
     **options: Any,
 ) -> EngineManifest:
     """Builds the checkpoint ``model`` (a directory or hub id) into ``output_dir``.
@@ -31,6 +32,7 @@ def build(
     Args:
         tokenizer: a directory whose tokenizer goes into the engine instead of the checkpoint's own.
         num_processes: ranks that are built at a time; None: as many as there are processors.
+        backend: "onnxruntime" or "tensorrt".
         options: the fields of a BuildConfig.
 
     Raises:
@@ -52,6 +54,7 @@ def build(
             checkpoint,
             output_dir,
             config,
+            backend=backend,
             num_processes=num_processes,
             dump_graphs=dump_graphs,
             progress=bar,
@@ -66,6 +69,7 @@ def build_in_cache(
     revision: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
     num_processes: int | None = None,
+    backend: str = "onnxruntime",
     **options: Any,
 ) -> CachedEngine:
     """The engine that :func:`build` would build, in the build cache, where it may lie already. The caller releases it.
@@ -89,6 +93,7 @@ def build_in_cache(
             checkpoint,
             open_build_cache(cache),
             config,
+            backend=backend,
             num_processes=num_processes,
             progress=bar,
             source=os.fspath(model),
@@ -120,6 +125,32 @@ def build_through_cache(
         pass  # a place that is taken or cannot be written is an error now, and not after the build
     with build_in_cache(model, cache, **options) as cached:
         return copy_engine(cached.engine_dir, output_dir, overwrite_engine=overwrite), cached.is_hit
+
+
+def refit(
+    engine: Path,
+    model: str | os.PathLike[str],
+    output_dir: Path,
+    *,
+    revision: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> EngineManifest:
+    """Writes ``engine`` with the weights of the checkpoint ``model`` into ``output_dir``.
+
+    Raises:
+        ValueError: the engine's weights cannot be exchanged, or the checkpoint's network is another.
+        EngineError: the engine cannot be read, or the new one not written.
+        ModuleNotFoundError: precast was installed without what building needs.
+    """
+    try:
+        from precast.builder.refit import refit_engine
+        from precast.checkpoints.checkpoint import open_checkpoint
+    except ModuleNotFoundError as error:
+        raise _not_installed(error) from error
+
+    with BytesBar() as bar, open_checkpoint(model, revision=revision, tokenizer=tokenizer) as checkpoint:
+        return refit_engine(engine, checkpoint, output_dir, progress=bar, overwrite=overwrite)
 
 
 def convert(

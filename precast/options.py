@@ -138,7 +138,7 @@ def _rename(options: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
 
 
 def check_backend(backend: str | None) -> None:
-    """None picks onnxruntime, which is all that this version has.
+    """None picks onnxruntime, which is all that this version runs.
 
     Raises:
         ValueError: it is unknown, or another project's; the message says what Precast has.
@@ -149,5 +149,10 @@ def check_backend(backend: str | None) -> None:
         raise ValueError(
             f"backend={backend!r} runs models through PyTorch, which Precast never needs: "
             "leave backend out, or choose 'onnxruntime'"
+        )
+    if backend == "tensorrt":
+        raise ValueError(
+            "backend='tensorrt': this version builds engines for TensorRT (precast build --backend tensorrt) and runs "
+            "none: leave backend out, or choose 'onnxruntime'"
         )
     raise ValueError(f"unknown backend {backend!r}: Precast has 'onnxruntime'")

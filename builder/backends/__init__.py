@@ -5,7 +5,10 @@ from importlib import import_module
 from precast.builder.backends.base import Backend
 from precast.builder.errors import BuildError
 
-_MODULES = {"onnxruntime": "precast.builder.backends.onnxruntime"}
+_MODULES = {
+    "onnxruntime": "precast.builder.backends.onnxruntime",
+    "tensorrt": "precast.builder.backends.tensorrt.backend",
+}
 BACKENDS = tuple(_MODULES)
 
 

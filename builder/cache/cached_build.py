@@ -51,8 +51,8 @@ def build_cached(
         OSError: a file of the checkpoint cannot be read.
     """
     weights, companions = _hash_files(checkpoint, cache, progress)
-    plan = plan_build(checkpoint.config, config)
-    partition = plan_ranks(checkpoint.config, config, checkpoint.partition)
+    plan = plan_build(checkpoint.config, config, backend)
+    partition = plan_ranks(checkpoint.config, config, checkpoint.partition, backend)
     description = describe_build(weights, companions, plan, partition, config, backend)
 
     def build(output_dir: Path) -> None:

@@ -5,10 +5,20 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from precast.builder.weights import WeightRecipe
+from precast.builder.weights import Recipe
 from precast.checkpoints.engine_kv import KvCacheSpec, KvGroupSpec
 
-DTYPES = {"float32": ir.DataType.FLOAT, "uint8": ir.DataType.UINT8}
+DTYPES = {
+    "float32": ir.DataType.FLOAT,
+    "bfloat16": ir.DataType.BFLOAT16,
+    "float16": ir.DataType.FLOAT16,
+    "uint8": ir.DataType.UINT8,
+    "int8": ir.DataType.INT8,
+    "int4": ir.DataType.INT4,
+    "float8_e4m3fn": ir.DataType.FLOAT8E4M3FN,
+    "float4_e2m1fn": ir.DataType.FLOAT4E2M1,
+}
+"""The dtypes of initialisers, by the names that recipes use."""
 
 
 class IntegrityError(Exception):
@@ -27,7 +37,7 @@ class Network:
     """
 
     model: ir.Model
-    weights: dict[str, WeightRecipe]
+    weights: dict[str, Recipe]
     kv_groups: tuple[KvGroupSpec, ...]
     kv_caches: list[KvCacheSpec]
 
@@ -35,7 +45,7 @@ class Network:
     def graph(self) -> ir.Graph:
         return self.model.graph
 
-    def add_weight(self, name: str, recipe: WeightRecipe) -> ir.Value:
+    def add_weight(self, name: str, recipe: Recipe) -> ir.Value:
         """Add an initialiser and its recipe.
 
         Raises:
@@ -43,8 +53,8 @@ class Network:
         """
         if name in self.weights:
             raise IntegrityError(f"initialiser {name} exists already")
-        tensor_type = ir.TensorType(DTYPES[recipe.stored_dtype])
-        value = ir.Value(name=name, shape=ir.Shape(recipe.stored_shape), type=tensor_type)
+        tensor_type = ir.TensorType(DTYPES[recipe.graph_dtype])
+        value = ir.Value(name=name, shape=ir.Shape(recipe.graph_shape), type=tensor_type)
         self.graph.initializers[name] = value
         self.weights[name] = recipe
         return value
@@ -54,7 +64,7 @@ class Network:
         del self.graph.initializers[name]
         del self.weights[name]
 
-    def weights_in_execution_order(self) -> Iterator[tuple[str, WeightRecipe]]:
+    def weights_in_execution_order(self) -> Iterator[tuple[str, Recipe]]:
         """Initialisers in the order in which the graph first reads them, which is their order in the file."""
         inputs = (value.name for node in self.graph for value in node.inputs if value is not None)
         for name in dict.fromkeys(inputs):
@@ -87,10 +97,10 @@ class Network:
             raise IntegrityError(f"initialiser without recipe, or recipe without initialiser: {', '.join(unmatched)}")
         for name, recipe in self.weights.items():
             value = initializers[name]
-            if value.dtype != DTYPES[recipe.stored_dtype] or value.shape != ir.Shape(recipe.stored_shape):
+            if value.dtype != DTYPES[recipe.graph_dtype] or value.shape != ir.Shape(recipe.graph_shape):
                 raise IntegrityError(
                     f"initialiser {name} is {value.dtype} {value.shape}, "
-                    f"its recipe says {recipe.stored_dtype} {list(recipe.stored_shape)}"
+                    f"its recipe says {recipe.graph_dtype} {list(recipe.graph_shape)}"
                 )
 
 

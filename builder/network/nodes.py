@@ -45,7 +45,7 @@ def precast_node(
     )
 
 
-def builtin_node(op_type: str, inputs: Sequence[ir.Value], output: ir.Value, name: str, **attributes: int) -> ir.Node:
+def builtin_node(op_type: str, inputs: Sequence[ir.Value], output: ir.Value, name: str, **attributes: float) -> ir.Node:
     """A node of an operator of ONNX itself."""
     return ir.Node("", op_type, inputs, ir.convenience.convert_attributes(attributes), outputs=[output], name=name)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from precast.builder.network.network import DTYPES, Network
-from precast.builder.weights import WeightRecipe
+from precast.builder.weights import Recipe
 
 WEIGHTS_LOCATION = "weights.bin"
 
@@ -32,12 +32,12 @@ def onnx_bytes(network: Network, weight_offsets: Mapping[str, int] | None) -> by
             value.const_value = None
 
 
-def _external_tensor(name: str, recipe: WeightRecipe, offset: int | None) -> ir.ExternalTensor:
+def _external_tensor(name: str, recipe: Recipe, offset: int | None) -> ir.ExternalTensor:
     return ir.ExternalTensor(
         WEIGHTS_LOCATION,
         offset,
         None if offset is None else recipe.size_bytes,
-        DTYPES[recipe.stored_dtype],
-        shape=ir.Shape(recipe.stored_shape),
+        DTYPES[recipe.graph_dtype],
+        shape=ir.Shape(recipe.graph_shape),
         name=name,
     )

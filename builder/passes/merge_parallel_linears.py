@@ -7,7 +7,7 @@ import onnx_ir as ir
 from precast.builder.network.network import Network
 from precast.builder.network.nodes import input_at, is_builtin, is_op, precast_node, required_input
 from precast.builder.passes.base import Pass
-from precast.builder.weights import WeightRecipe, Zeros, concatenate
+from precast.builder.weights import Recipe, WeightRecipe, Zeros, concatenate
 from precast.checkpoints.weights_index import PLAIN_LAYOUT
 from precast.plugins.linear import schema as linear
 
@@ -78,11 +78,11 @@ def _merge(network: Network, concat: ir.Node, linears: Sequence[ir.Node]) -> Non
         network.remove_weight(name)
 
 
-def _recipe(network: Network, node: ir.Node, index: int) -> WeightRecipe:
+def _recipe(network: Network, node: ir.Node, index: int) -> Recipe:
     return network.weights[str(required_input(node, index).name)]
 
 
-def _bias_or_zeros(network: Network, node: ir.Node) -> WeightRecipe:
+def _bias_or_zeros(network: Network, node: ir.Node) -> Recipe:
     if input_at(node, 2) is not None:
         return _recipe(network, node, 2)
     return WeightRecipe(PLAIN_LAYOUT, (Zeros((node.attributes["out_features"].as_int(),)),))

@@ -7,10 +7,13 @@ from precast.builder.passes.merge_parallel_linears import MergeParallelLinears
 from precast.builder.passes.remove_unused import RemoveUnused
 from precast.builder.passes.select_rows_early import SelectRowsEarly
 
-PIPELINE: tuple[Pass, ...] = (
+COMMON_PASSES: tuple[Pass, ...] = (
     MergeParallelLinears(),
     SelectRowsEarly(),
     FuseResidualNorm(),
     RemoveUnused(),
-    CheckSupported(),
 )
+"""What every backend starts with."""
+
+PIPELINE: tuple[Pass, ...] = (*COMMON_PASSES, CheckSupported())
+"""Of the backend onnxruntime; those of TensorRT are in backends/tensorrt/lowering/pipeline.py."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from precast.builder.errors import BuildError, UnsupportedModelError
 from precast.builder.passes.base import PassError
-from precast.builder.plan import BuildPlan
+from precast.builder.plan import BuildPlan, TensorRtPlan
 from precast.builder.ranks.built_rank import BuiltRank
 from precast.checkpoints.engine_kv import KvCacheSpec, KvGroupSpec
 from precast.checkpoints.engine_manifest import FileEntry, RankFiles
@@ -58,8 +58,15 @@ class RankJob:
         fields: dict[str, Any] = json.loads(text)
         partition, plan = fields["partition"], fields["plan"]
         fields["partition"] = Partition(Mapping(**partition["mapping"]), tuple(partition["stage_layers"]))
-        fields["plan"] = BuildPlan(**{**plan, "notes": tuple(plan["notes"])})
+        fields["plan"] = _plan_from_json(plan)
         return cls(**fields)
+
+
+def _plan_from_json(fields: dict[str, Any]) -> BuildPlan:
+    tensorrt = fields["tensorrt"]
+    if tensorrt is not None:
+        tensorrt = TensorRtPlan(**{**tensorrt, "targets": tuple(tensorrt["targets"])})
+    return BuildPlan(**{**fields, "notes": tuple(fields["notes"]), "tensorrt": tensorrt})
 
 
 def built_to_json(built: BuiltRank) -> dict[str, Any]:
@@ -71,9 +78,9 @@ def built_from_json(value: dict[str, Any]) -> BuiltRank:
     groups = tuple(KvGroupSpec(**group) for group in files["kv_groups"])
     caches = tuple(KvCacheSpec(**cache) for cache in files["kv_caches"])
     return BuiltRank(
-        RankFiles(files["graph"], files["weights"], groups, caches),
+        RankFiles(files["graph"], files["weights"], groups, caches, files["network_sha256"]),
         tuple(value["requires"]),
-        FileEntry(**value["weights"]),
+        None if value["weights"] is None else FileEntry(**value["weights"]),
     )
 
 

@@ -1,23 +1,18 @@
 """The process that builds one rank; rank_processes.py starts it and rank_job.py says what it is told and answers."""
 
-import ctypes
-import json
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 from precast.builder.backends import get_backend
+from precast.builder.processes import say, start_process
 from precast.builder.ranks.built_rank import BuiltRank, build_rank
 from precast.builder.ranks.rank_job import KNOWN_ERRORS, RankJob, built_to_json, error_to_json
 from precast.checkpoints.checkpoint import open_checkpoint
 from precast.checkpoints.ranks.rank_model import rank_model
 from precast.checkpoints.weights_index import TensorSpec
 from precast.checkpoints.weights_writer import WeightsWriter
-
-_PR_SET_PDEATHSIG = 1
 
 
 class _Output:
@@ -33,23 +28,14 @@ class _Output:
 
 def main() -> int:
     """Build the rank of the job on standard input. Returns the exit status, 1 where an error was said."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which then ends this process
     job = RankJob.from_json(sys.stdin.read())
-    _end_with(job.parent_pid)
-    with _take_standard_output() as answers:
+    with start_process(job.parent_pid) as answers:
         try:
-            _say(answers, {"built": built_to_json(_build(job, answers))})
+            say(answers, {"built": built_to_json(_build(job, answers))})
         except KNOWN_ERRORS as error:
-            _say(answers, {"error": error_to_json(error)})
+            say(answers, {"error": error_to_json(error)})
             return 1
     return 0
-
-
-def _take_standard_output() -> TextIO:
-    """Standard output for the answers alone: what a library prints goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return answers
 
 
 def _build(job: RankJob, answers: TextIO) -> BuiltRank:
@@ -61,16 +47,5 @@ def _build(job: RankJob, answers: TextIO) -> BuiltRank:
             get_backend(job.backend),
             _Output(Path(job.output)),
             dump_graphs=Path(job.dump_graphs) if job.dump_graphs else None,
-            progress=lambda stage, done, total: _say(answers, {"progress": [stage, done, total]}),
+            progress=lambda stage, done, total: say(answers, {"progress": [stage, done, total]}),
         )
-
-
-def _say(answers: TextIO, message: dict[str, object]) -> None:
-    print(json.dumps(message), file=answers, flush=True)
-
-
-def _end_with(parent_pid: int) -> None:
-    """Be killed when the parent ends, whatever ends it."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it ended before that
-        os.kill(os.getpid(), signal.SIGKILL)

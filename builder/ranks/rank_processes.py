@@ -6,28 +6,20 @@ system when it is done: memory is bounded by the number of processes times a few
 
 import json
 import queue
-import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from precast.builder.errors import BuildError
 from precast.builder.packing import STAGE
+from precast.builder.processes import describe_end, python_command
 from precast.builder.progress import ProgressCallback
 from precast.builder.ranks.built_rank import BuiltRank
 from precast.builder.ranks.rank_job import RankJob, built_from_json, error_from_json
-
-_PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1])\n"
-    "from precast.builder.ranks.rank_process import main; sys.exit(main())"
-)
-_LAST_LINES = 5
 
 
 def build_ranks(
@@ -76,12 +68,10 @@ class _Process:
         self._events = events
 
     def __enter__(self) -> "_Process":
-        if not sys.executable:
-            raise BuildError("ranks are built by Python processes, and sys.executable does not say where Python is")
+        command = python_command("precast.builder.ranks.rank_process")
         self._errors: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-        path = json.dumps([entry or str(Path.cwd()) for entry in sys.path])
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, path],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -111,7 +101,8 @@ class _Process:
             return built_from_json(self.last_message["built"])
         if "error" in self.last_message:
             raise error_from_json(self.job.rank, self.last_message["error"])
-        raise BuildError(f"rank {self.job.rank}: the process that builds it {_describe(status)}{self._last_words()}")
+        self._errors.seek(0)
+        raise BuildError(f"rank {self.job.rank}: the process that builds it {describe_end(status, self._errors)}")
 
     def _read(self) -> None:
         assert self._process.stdin is not None
@@ -125,19 +116,6 @@ class _Process:
             for line in stdout:
                 self._events.put((self, json.loads(line)))
         self._events.put((self, None))
-
-    def _last_words(self) -> str:
-        self._errors.seek(0)
-        lines = [line.strip() for line in self._errors if line.strip()]
-        return f": {' | '.join(lines[-_LAST_LINES:])}" if lines else ""
-
-
-def _describe(status: int) -> str:
-    if status >= 0:
-        return f"ended with exit status {status}"
-    name = signal.Signals(-status).name
-    hint = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
-    return f"was killed by {name}{hint}"
 
 
 class _Meter:

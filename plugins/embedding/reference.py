@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precast.plugins.embedding.schema import EmbeddingAttributes
-from precast.plugins.layouts import TILE_OUTPUTS, weight_layout
+from precast.plugins.layouts import TILE_OUTPUTS, DenseLayout, weight_layout
 from precast.plugins.linear.pack import unpack
 
 
@@ -19,10 +19,11 @@ def embedding(
         raise IndexError(f"Embedding: token id {outside} is outside the table of {attributes.rows} rows")
     if table.size != attributes.table_size_bytes:
         raise ValueError(f"Embedding: the table has {table.size} bytes, not {attributes.table_size_bytes}")
-    tile_bytes = weight_layout(attributes.layout).packed_size(TILE_OUTPUTS, attributes.features)
-    tiles = table.reshape(-1, tile_bytes)
+    layout = weight_layout(attributes.layout)
+    rows_per_tile = 1 if isinstance(layout, DenseLayout) else TILE_OUTPUTS
+    tiles = table.reshape(-1, layout.packed_size(rows_per_tile, attributes.features))
     y_TH = np.zeros((token_ids_T.size, attributes.features), np.float32)
     for t in np.flatnonzero(~is_outside_T):
-        tile, row = divmod(int(rows_T[t]), TILE_OUTPUTS)
-        y_TH[t] = unpack(attributes.layout, tiles[tile], TILE_OUTPUTS, attributes.features)[row]
+        tile, row = divmod(int(rows_T[t]), rows_per_tile)
+        y_TH[t] = unpack(attributes.layout, tiles[tile], rows_per_tile, attributes.features)[row]
     return y_TH

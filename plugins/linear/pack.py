@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from precast.plugins.layouts import TILE_OUTPUTS, WeightLayout, weight_layout
+from precast.plugins.layouts import TILE_OUTPUTS, DenseLayout, WeightLayout, weight_layout
 
 Weights: TypeAlias = NDArray[Any]
 """[rows, in_features], float32, bfloat16 or float16."""
@@ -49,6 +49,13 @@ def pack_into(layout: str, parts: Sequence[Weights], out: NDArray[np.uint8]) -> 
             f"packing [{out_features}, {in_features}] as {layout} needs a contiguous uint8 array of {size_bytes} "
             f"bytes, not {out.dtype} {list(out.shape)}"
         )
+    if isinstance(target, DenseLayout):
+        rows = out.view(_dtype(target)).reshape(out_features, in_features)
+        start = 0
+        for part in parts:
+            rows[start : start + len(part)] = part
+            start += len(part)
+        return
     lines = out.view(np.uint32).reshape(target.num_tiles(out_features), -1, TILE_OUTPUTS)
     tiles_per_slice = max(1, _SLICE_BYTES * len(lines) // size_bytes)
     for first in range(0, len(lines), tiles_per_slice):
@@ -66,6 +73,8 @@ def unpack(layout: str, packed: NDArray[np.uint8], out_features: int, in_feature
         raise ValueError(
             f"[{out_features}, {in_features}] packed as {layout} has {size_bytes} bytes, not {packed.size}"
         )
+    if isinstance(source, DenseLayout):
+        return packed.view(_dtype(source)).reshape(out_features, in_features).astype(np.float32)
     lines = packed.view(_dtype(source)).reshape(
         -1, source.lines_per_tile(in_features), TILE_OUTPUTS, source.inputs_per_line
     )
@@ -89,8 +98,8 @@ def _matrix_shape(parts: Sequence[Weights]) -> tuple[int, int]:
     return sum(part.shape[0] for part in parts), parts[0].shape[1]
 
 
-def _dtype(layout: WeightLayout) -> np.dtype[Any]:
-    return _BFLOAT16 if layout.dtype == "bfloat16" else np.dtype(np.float32)
+def _dtype(layout: WeightLayout | DenseLayout) -> np.dtype[Any]:
+    return _BFLOAT16 if layout.dtype == "bfloat16" else np.dtype(layout.dtype)
 
 
 def _rows(layout: WeightLayout, parts: Sequence[Weights], first: int, count: int) -> Weights:

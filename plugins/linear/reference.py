@@ -26,8 +26,8 @@ def linear(
     if weight.size != attributes.weight_size_bytes:
         raise ValueError(f"Linear: the weight has {weight.size} bytes, not {attributes.weight_size_bytes}")
     layout = weight_layout(attributes.layout)
-    if layout.dtype == "bfloat16":
-        x_TK = x_TK.astype(ml_dtypes.bfloat16)
+    if layout.dtype != "float32":
+        x_TK = x_TK.astype(ml_dtypes.bfloat16 if layout.dtype == "bfloat16" else np.float16)
     x64_TK = x_TK.astype(np.float64)
     y_TN = np.empty((*x_TK.shape[:-1], attributes.out_features), np.float32)
     bytes_per_output = layout.packed_size(TILE_OUTPUTS, attributes.in_features) // TILE_OUTPUTS

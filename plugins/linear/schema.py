@@ -34,6 +34,9 @@ x16k2.bf16/1    x is first rounded to bf16, to nearest, ties to even: this is pa
                 says; the other levels keep them. Where no subnormal or infinity occurs all levels give the same bits.
                 That is a property of this layout: between levels in general, equality is not promised.
 
+dense.bf16/1, dense.f16/1
+                x is first rounded to the layout's type. The order of the sum is the backend's.
+
 An odd K is padded by one input that is 0 in x and in W. Infinities and NaNs follow IEEE 754; sign and payload of a NaN
 are unspecified.
 """

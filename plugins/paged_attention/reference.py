@@ -3,6 +3,8 @@
 Follows schema.py, with its roundings to the cache's type and its splits; sums are taken in fp64.
 """
 
+from typing import Any
+
 import numpy as np
 from ml_dtypes import bfloat16
 from numpy.typing import NDArray
@@ -15,50 +17,64 @@ Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
 
 
+ELEMENT_TYPES: dict[str, np.dtype[Any]] = {
+    "kv16.f32/1": np.dtype(np.float32),
+    "kv16.bf16/1": np.dtype(bfloat16),
+    "kvrow.bf16/1": np.dtype(bfloat16),
+    "kvrow.f16/1": np.dtype(np.float16),
+}
+"""The type of one stored number of each KV layout; q, k, v and probabilities are rounded to it."""
+
+
 class KvPool:
     """Reads and writes tokens of a block pool by absolute position. A view: it changes the bytes it was made of."""
 
     def __init__(self, kv: NDArray[np.uint8], attributes: PagedAttentionAttributes) -> None:
         heads, dim = attributes.num_kv_heads, attributes.head_dim
         tiles = attributes.tokens_per_block // TOKENS_PER_TILE
-        self.is_bf16 = attributes.kv_layout == "kv16.bf16/1"
+        self.element_type = ELEMENT_TYPES[attributes.kv_layout]
         self.tokens_per_block = attributes.tokens_per_block
-        elements = kv.view(bfloat16 if self.is_bf16 else np.float32)
+        self._has_rows = attributes.kv_layout.startswith("kvrow.")
+        self._has_pairs = attributes.kv_layout == "kv16.bf16/1"
+        elements = kv.view(self.element_type)
+        # Axes are split and swapped, never merged, so these stay views of `kv`: [block, head, tile, ...].
+        if self._has_rows:
+            rows = elements.reshape(-1, heads, 2, tiles, TOKENS_PER_TILE, dim)
+            self._k, self._v = rows[:, :, 0], rows[:, :, 1]
+            return
         tile_pairs = elements.reshape(-1, heads, tiles, 2, TOKENS_PER_TILE * dim)
         k, v = tile_pairs[:, :, :, 0], tile_pairs[:, :, :, 1]
-        if self.is_bf16:
-            # Axes are split and swapped, never merged, so these stay views of `kv`: [block, head, tile, ...].
+        if self._has_pairs:
             self._k = k.reshape(*k.shape[:3], dim // 2, TOKENS_PER_TILE, 2)
             self._v = v.reshape(*v.shape[:3], TOKENS_PER_TILE // 2, dim, 2)
         else:
-            self._k = k.reshape(*k.shape[:3], dim, TOKENS_PER_TILE)
+            self._k = k.reshape(*k.shape[:3], dim, TOKENS_PER_TILE).swapaxes(-1, -2)
             self._v = v.reshape(*v.shape[:3], TOKENS_PER_TILE, dim)
 
     def write(self, block_table: Int32, position: int, k_HD: Float32, v_HD: Float32) -> None:
-        """Stores one token, rounded to the cache's type; zeroes its tile first if it is the tile's first token."""
+        """Stores one token, rounded to the cache's type; in a kv16 layout the first one of a tile zeroes it before."""
         block, tile, lane = self._locate(block_table, position)
-        if lane == 0:
+        if lane == 0 and not self._has_rows:
             self._k[block, :, tile] = 0
             self._v[block, :, tile] = 0
-        if self.is_bf16:
+        if self._has_pairs:
             heads, dim = k_HD.shape
             self._k[block, :, tile, :, lane, :] = k_HD.reshape(heads, dim // 2, 2)
             self._v[block, :, tile, lane // 2, :, lane % 2] = v_HD
         else:
-            self._k[block, :, tile, :, lane] = k_HD
-            self._v[block, :, tile, lane, :] = v_HD
+            self._k[block, :, tile, lane] = k_HD
+            self._v[block, :, tile, lane] = v_HD
 
     def read(self, block_table: Int32, positions: range) -> tuple[Float32, Float32]:
         """K and V, each [heads, tokens, dim] in fp32, of consecutive positions; the first one starts a tile."""
         tiles = [self._locate(block_table, p)[:2] for p in positions[::TOKENS_PER_TILE]]
         blocks, tiles_in_block = (list(column) for column in zip(*tiles, strict=True))
         k, v = self._k[blocks, :, tiles_in_block], self._v[blocks, :, tiles_in_block]
-        if self.is_bf16:
+        if self._has_pairs:
             k = k.transpose(1, 0, 3, 2, 4)  # [tile, head, dim/2, token, 2] -> [head, tile, token, dim/2, 2]
             v = v.transpose(1, 0, 2, 4, 3)  # [tile, head, pair, dim, 2] -> [head, tile, pair, 2, dim]
         else:
-            k = k.transpose(1, 0, 3, 2)
-            v = v.transpose(1, 0, 2, 3)
+            k, v = k.swapaxes(0, 1), v.swapaxes(0, 1)  # [head, tile, token, dim]
         heads = k.shape[0]
         shape = (heads, len(tiles) * TOKENS_PER_TILE, -1)
         return (
@@ -101,7 +117,11 @@ def paged_attention(
     q_norm: Float32 | None = None,
     k_norm: Float32 | None = None,
 ) -> Float32:
-    """The output, [T, Hq * D]. Writes K and V of the step into `kv`, a C-contiguous pool [num_blocks, block_bytes]."""
+    """The output, [T, Hq * D]. Writes K and V of the step into `kv`, a C-contiguous pool [num_blocks, block_bytes].
+
+    In a kvrow layout, too, qkv and output are fp32 here: a device's qkv is widened first, and its output is this one
+    rounded.
+    """
     num_tokens = qkv.shape[0]
     num_q, num_kv = attributes.num_heads, attributes.num_kv_heads
     q, k, v = np.split(qkv.reshape(num_tokens, -1, attributes.head_dim), [num_q, num_q + num_kv], axis=1)
@@ -116,8 +136,7 @@ def paged_attention(
     sequence_of_row = np.repeat(np.arange(len(lengths)), lengths)
     for row in range(num_tokens):
         pool.write(block_tables[sequence_of_row[row]], int(positions[row]), k[row], v[row])
-    if pool.is_bf16:
-        q = q.astype(bfloat16).astype(np.float32)
+    q = q.astype(pool.element_type).astype(np.float32)
     output = np.empty((num_tokens, num_q, attributes.head_dim), np.float32)
     for s, context_length in enumerate(context_lengths):
         # From the first tile that any row sees; `cached` are the K or V of positions start, start + 1 ...
@@ -127,12 +146,12 @@ def paged_attention(
             position = int(positions[row])
             first = attributes.first_visible(position)
             k_seen, v_seen = (x[:, first - start : position + 1 - start] for x in cached)
-            output[row] = _attend(q[row], k_seen, v_seen, first, attributes.scale, pool.is_bf16)
+            output[row] = _attend(q[row], k_seen, v_seen, first, attributes.scale, pool.element_type)
     return output.reshape(num_tokens, -1)
 
 
 def _attend(
-    q_HD: Float32, k_KJD: Float32, v_KJD: Float32, first_position: int, scale: float, round_to_bf16: bool
+    q_HD: Float32, k_KJD: Float32, v_KJD: Float32, first_position: int, scale: float, element_type: np.dtype[Any]
 ) -> NDArray[np.float64]:
     """Attention of one row, H query heads, to J tokens of K KV heads, split by split.
 
@@ -148,7 +167,7 @@ def _attend(
         x_KGJ = scale * (q_KGD @ k_KJD[:, split].transpose(0, 2, 1))
         split_max_KG = x_KGJ.max(axis=-1)
         e_KGJ = np.exp(x_KGJ - split_max_KG[..., None])
-        rounded_KGJ = e_KGJ.astype(bfloat16).astype(np.float64) if round_to_bf16 else e_KGJ
+        rounded_KGJ = e_KGJ.astype(element_type).astype(np.float64) if element_type.itemsize == 2 else e_KGJ
         new_max_KG = np.maximum(max_KG, split_max_KG)
         f_KG, g_KG = np.exp(max_KG - new_max_KG), np.exp(split_max_KG - new_max_KG)
         sum_KG = sum_KG * f_KG + e_KGJ.sum(axis=-1) * g_KG

@@ -16,7 +16,7 @@ Output
 Attributes
     num_heads, num_kv_heads, head_dim, tokens_per_block   int
     scale                                                 float   multiplies q.k; usually 1/sqrt(D)
-    kv_layout                                             string  "kv16.f32/1" or "kv16.bf16/1"
+    kv_layout                                             string  one of those drawn below
     rope_scaling                                          float   multiplies cos and sin (the "attention factor")
     rope_start                                            int     >= 0; up to this position row 0 of inv_freq rotates
     window                                                int     positions that a row sees, its own included; 0: all
@@ -33,9 +33,11 @@ somebody else, and its entry be -1.
 
 Query head h belongs to KV head h // G.
 
+qkv and output are float32 on the CPU, and of the KV layout's element type on a device ("Devices", below).
 
-The pool block
-==============
+
+The pool block: kv16, for the CPU
+=================================
 Tokens of a block are grouped into tiles of 16. A block of N = tokens_per_block tokens is, without any padding,
 
     for each KV head:  for each tile of 16 tokens:  K tile, V tile
@@ -52,6 +54,22 @@ both: one vector register scores 16 tokens at once. A bf16 V row holds tokens 2j
 2 * Hkv * tokens_per_block * D * (4 or 2).
 
 
+The pool block: kvrow, for devices
+==================================
+The tokens of a block are rows, without any padding:
+
+    for each KV head:  K [N tokens][D], then V [N tokens][D]
+
+    block   | head 0                                                 | head 1      | ...
+            | K token 0 | K token 1 | ... N | V token 0 | V token 1  | K token 0   |
+
+    kvrow.bf16/1   bfloat16        kvrow.f16/1   IEEE half
+
+Position p lies in block block_tables[s][p // N], row p % N. A row of one head is D * 2 bytes in one piece, and the rows
+of a block follow each other: a warp reads whole cache lines, and a tile of keys goes to a tensor core as it lies.
+block_bytes = 2 * Hkv * tokens_per_block * D * 2.
+
+
 Phase 1: write
 ==============
 For every token of the step, before any query of the step reads the pool:
@@ -65,10 +83,11 @@ For every token of the step, before any query of the step reads the pool:
        x'[i]       = x[i] * c[i] - x[i + R/2] * s[i]                   products rounded, then the difference
        x'[i + R/2] = x[i + R/2] * c[i] + x[i] * s[i]
    where f = min(max(0, p - rope_start), F - 1): row 0 as far as rope_start, then a row for each position.
-3. Round q, k and v to the cache's type (bf16: to nearest, ties to even; fp32: nothing to do).
-4. When p % 16 == 0, zero the whole K and V tile. Then store k and v of the token.
+3. Round q, k and v to the cache's type (bf16, fp16: to nearest, ties to even; fp32: nothing to do).
+4. In a kv16 layout, when p % 16 == 0, zero the whole K and V tile. Then store k and v of the token.
 
 So whatever an earlier owner left in a block can never be read: every tile is zeroed by the request that starts it.
+In a kvrow layout nothing is zeroed: nobody loads a position that no row sees.
 
 
 Phase 2: attend
@@ -81,7 +100,7 @@ one row at position p and one head, for each split from the one that holds w to 
     e[j] = exp(x[j] - m)
     l    = sum_j e[j]                     16 partial sums: lane j % 16 adds its tiles in ascending order; then lanes
                                           combine as l[i] + l[i+8], then + 4, 2, 1
-    a[d] = sum_j round(e[j]) * v[j][d]    one fp32 sum, j ascending; round: to bf16, ties to even, in a bf16 cache
+    a[d] = sum_j round(e[j]) * v[j][d]    one fp32 sum, j ascending; round: to the cache's type, ties to even
 
 The denominator l sums the unrounded e. The first split gives (M, L, A) = (m, l, a); each further one is merged:
 
@@ -97,6 +116,20 @@ multiplications with additions; in a bf16 cache avx512 takes subnormal numbers f
 keep them; and exp may differ in its last bit. Within one level nothing else enters: a row's bits are a function of its
 q, of the stored k and v of positions w .. p, and of p. Not of the other rows, the chunk that a token arrived in, block
 ids, tokens_per_block or the number of threads.
+
+
+Devices
+=======
+A device kernel works on the kvrow layouts. It means the same, and may differ from the above in this:
+
+- qkv and output are of the layout's type, bfloat16 or float16. Norm, rotation, scores, softmax and sums stay fp32.
+- The order of sums, of squares too, is the kernel's own, and so are the tiles over which a running maximum is kept:
+  e is rounded relative to the maximum so far instead of that of a split.
+- Partial results are merged at multiples of 512 tokens from position 0, but not at each (device/decode_kernel.py).
+- A row that sees an infinity in v may get a NaN where the sums above give an infinity.
+- A row's bits depend on whether its sequence has one row in the step or more: two kernels. By construction nothing
+  else enters, neither the chunk nor other sequences.
+- scale must be above 0, head_dim at most 256, and at most 128 query heads may share a KV head.
 
 Sources: Su et al., "RoFormer", 2021, https://arxiv.org/abs/2104.09864 (rotary embedding); Kwon et al.,
 "PagedAttention", 2023, https://arxiv.org/abs/2309.06180 (block pool); Dao et al., "FlashAttention", 2022,
@@ -114,9 +147,13 @@ VERSION = 1
 
 TOKENS_PER_TILE = 16
 TOKENS_PER_SPLIT = 512
-ELEMENT_BYTES = {"kv16.f32/1": 4, "kv16.bf16/1": 2}
+ELEMENT_BYTES = {"kv16.f32/1": 4, "kv16.bf16/1": 2, "kvrow.bf16/1": 2, "kvrow.f16/1": 2}
 """The KV layouts of this version, and the bytes of one stored number."""
 KV_LAYOUTS = tuple(ELEMENT_BYTES)
+CPU_KV_LAYOUTS = ("kv16.f32/1", "kv16.bf16/1")
+"""Those that the CPU kernels read and write."""
+DEVICE_KV_LAYOUTS = ("kvrow.bf16/1", "kvrow.f16/1")
+"""Those that the device kernels read and write."""
 
 
 @dataclass(frozen=True)

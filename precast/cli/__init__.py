@@ -1,4 +1,4 @@
-"""The command line: ``precast build | convert | run | inspect | verify | cache | launch | build-mpi``, a module
+"""The command line: ``precast build | refit | convert | run | inspect | verify | cache | launch | build-mpi``, a module
 each.
 
 Results go to stdout, everything else to stderr. Exit status 0: done; 1: an error, said in one line; 2: wrong usage;
@@ -16,12 +16,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from precast.cli import build, build_mpi, cache, convert, inspect, launch, run, verify
+from precast.cli import build, build_mpi, cache, convert, inspect, launch, refit, run, verify
 from precast.cli.errors import CommandError, describe
 from precast.version import __version__
 
 _COMMANDS = {
     "build": build,
+    "refit": refit,
     "convert": convert,
     "run": run,
     "inspect": inspect,

@@ -25,6 +25,13 @@ _BUILD_ARGUMENTS = (
     "num_processes",
     "revision",
     "tokenizer",
+    "backend",
+    "target",
+    "quantization",
+    "group_size",
+    "weights",
+    "max_batch_size",
+    "max_num_tokens",
 )
 
 
@@ -39,13 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         default="auto",
         choices=("auto", "float32", "bfloat16", "float16"),
-        help="of the weights; auto: the checkpoint's; float16 is stored as bfloat16",
+        help="of the weights; auto: the checkpoint's; for onnxruntime float16 is stored as bfloat16",
     )
     parser.add_argument(
         "--kv-cache-dtype",
         default="auto",
-        choices=("auto", "float32", "bfloat16"),
-        help="of keys and values; auto: float32 for float32 weights, else bfloat16",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="of keys and values; auto: as the weights",
     )
     parser.add_argument("--tokens-per-block", type=int, default=16, metavar="N", help="of the KV cache (default: 16)")
     parser.add_argument("--max-seq-len", type=int, metavar="N", help="prompt and output; default: the model's own")
@@ -57,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="ranks that are built at a time; default: as many as there are processors",
     )
+    _add_tensorrt_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an engine that is in DIR, in one step")
     parser.add_argument("--dump-graphs", type=Path, metavar="DIR", help="write the graph after every pass there")
     parser.add_argument(
@@ -68,7 +76,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", action="store_true", help="compare the engine's logits with a reference, then")
 
 
+def _add_tensorrt_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        default="onnxruntime",
+        choices=("onnxruntime", "tensorrt"),
+        help="what runs the engine: ONNX Runtime on CPUs (default), or TensorRT on NVIDIA GPUs; building needs no GPU",
+    )
+    group = parser.add_argument_group("for the backend tensorrt")
+    group.add_argument(
+        "--target",
+        type=_parse_targets,
+        metavar="GPUS",
+        help="compute capabilities, such as sm89,sm120, or portable (default): one plan for all that are supported",
+    )
+    group.add_argument(
+        "--quant",
+        dest="quantization",
+        choices=("int8", "int4", "fp8", "nvfp4"),
+        help="format of the layers' matrices, rounded to nearest; default: none",
+    )
+    group.add_argument("--group-size", type=int, metavar="N", help="columns that share a scale, of int4")
+    group.add_argument(
+        "--weights",
+        default="inside",
+        choices=("inside", "separate"),
+        help="in the plan (default), or beside it, so that precast refit can exchange them",
+    )
+    group.add_argument("--max-batch-size", type=int, metavar="N", help="most sequences of a step (default: 256)")
+    group.add_argument("--max-num-tokens", type=int, metavar="N", help="most tokens of a step (default: 8192)")
+
+
+def _parse_targets(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
 def run(args: argparse.Namespace) -> int:
+    if args.verify and args.backend == "tensorrt":
+        raise UsageError("--verify runs the engine, and this version builds engines for tensorrt and runs none")
     if args.cache and args.dump_graphs is not None:
         raise UsageError("--dump-graphs shows how an engine is built, and --cache may find it built: leave one out")
     start = time.perf_counter()
@@ -122,6 +167,7 @@ def _print_result(
         result: dict[str, Any] = {
             "engine": str(args.output),
             "architecture": manifest.model.architecture,
+            "backend": manifest.backend,
             "dtype": manifest.build.dtype,
             "kv_cache_dtype": manifest.build.kv_cache_dtype,
             "max_seq_len": manifest.model.max_seq_len,

@@ -41,11 +41,12 @@ class RankMemory:
     stage: int
     tensor_rank: int
     layers: tuple[int, ...]
-    """Ascending numbers of the layers that have tensors in the rank's weights file, by the tensors' names."""
+    """Ascending numbers of the layers that have tensors in the rank's weights file, by the tensors' names; all layers
+    where the graph's file holds the weights."""
     weights_bytes: int
-    """Of the weights file."""
+    """Of the weights file, or of the graph's file that holds the weights."""
     tensor_bytes: int
-    """Of the tensors in it; the rest of the file is its index and zeros between tensors."""
+    """Of the tensors in it; the rest of the file is its index and zeros between tensors. All of a graph's file."""
     graph_bytes: int
     """Of the graph's file."""
     kv_block_bytes: int
@@ -58,12 +59,13 @@ class RankMemory:
 
 
 def rank_memories(manifest: EngineManifest, indices: Mapping[str, WeightsIndex]) -> list[RankMemory]:
-    """Of every rank, in order. `indices` has the index of each rank's weights file, by its path in the manifest."""
+    """Of every rank, in order. `indices` has the index of each weights file, by its path in the manifest."""
     from precast.checkpoints.engine_kv import kv_page_bytes
 
     memories = []
     for number, rank in enumerate(manifest.ranks):
-        tensors = indices[rank.weights].tensors
+        file = manifest.files[rank.graph if rank.weights is None else rank.weights]
+        tensors = None if rank.weights is None else indices[rank.weights].tensors
         block_bytes = kv_page_bytes(rank.kv_caches)
         num_windows = sum(group.window is not None for group in rank.kv_groups)
         memories.append(
@@ -71,9 +73,11 @@ def rank_memories(manifest: EngineManifest, indices: Mapping[str, WeightsIndex])
                 rank=number,
                 stage=manifest.mapping.stage(number),
                 tensor_rank=manifest.mapping.tensor_rank(number),
-                layers=_layers_of(tensor.spec.name for tensor in tensors),
-                weights_bytes=manifest.files[rank.weights].size,
-                tensor_bytes=sum(tensor.spec.size_bytes for tensor in tensors),
+                layers=tuple(range(manifest.model.num_layers))
+                if tensors is None
+                else _layers_of(tensor.spec.name for tensor in tensors),
+                weights_bytes=file.size,
+                tensor_bytes=file.size if tensors is None else sum(tensor.spec.size_bytes for tensor in tensors),
                 graph_bytes=manifest.files[rank.graph].size,
                 kv_block_bytes=block_bytes,
                 kv_bytes_per_token=block_bytes * (len(rank.kv_groups) - num_windows) // manifest.build.tokens_per_block,

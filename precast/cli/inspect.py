@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
     manifest = read_manifest(args.engine)
     check_files(args.engine, manifest)
-    indices = {rank.weights: read_weights_index(args.engine / rank.weights) for rank in manifest.ranks}
+    paths = [rank.weights for rank in manifest.ranks if rank.weights is not None]
+    indices = {path: read_weights_index(args.engine / path) for path in paths}
     memory = _report_memory(manifest, indices, args.memory)
     if args.json:
         print_json(_to_json(args.engine, manifest, indices) | memory.to_json())
@@ -58,7 +59,7 @@ def _to_json(engine: Path, manifest: EngineManifest, indices: dict[str, WeightsI
     return {
         "engine": str(engine),
         "size_bytes": sum(entry.size for entry in manifest.files.values()),
-        "manifest": dataclasses.asdict(manifest),
+        "manifest": manifest.to_document(),
         "missing": _missing(manifest),
         "tensors": {
             path: [
@@ -72,9 +73,29 @@ def _to_json(engine: Path, manifest: EngineManifest, indices: dict[str, WeightsI
 
 def _missing(manifest: EngineManifest) -> list[str]:
     """What the engine needs and this version does not have."""
-    from precast.plugins import SUPPORTED_LAYOUTS, SUPPORTED_OPS
+    from precast.plugins import SUPPORTED_LAYOUTS, SUPPORTED_OPS, TENSORRT_LAYOUTS, TENSORRT_OPS
 
-    return sorted(set(manifest.requires) - {*SUPPORTED_OPS, *SUPPORTED_LAYOUTS})
+    is_tensorrt = manifest.backend == "tensorrt"
+    known = {*TENSORRT_OPS, *TENSORRT_LAYOUTS} if is_tensorrt else {*SUPPORTED_OPS, *SUPPORTED_LAYOUTS}
+    return sorted(set(manifest.requires) - known)
+
+
+def _backend_rows(manifest: EngineManifest) -> list[tuple[str, str]]:
+    """What runs the engine."""
+    from precast.checkpoints.engine_manifest import OnnxRuntimeRequirements
+
+    needs = manifest.backend_requirements
+    if isinstance(needs, OnnxRuntimeRequirements):
+        text = f"{manifest.backend} from {needs.onnxruntime_min}, ONNX IR {needs.ir_version}, opset {needs.opset}"
+        return [("backend", text)]
+    capability = f"{needs.min_capability // 10}.{needs.min_capability % 10}"
+    weights = "inside the plan" if manifest.ranks[0].weights is None else "beside the plan"
+    return [
+        ("backend", f"{manifest.backend}: {needs.library} {needs.library_version}"),
+        ("GPU", f"built for {', '.join(needs.targets)}; compute capability {capability} or newer"),
+        ("quantization", f"{needs.quantization or 'none'}; weights {weights}"),
+        ("step", f"at most {needs.max_batch_size} sequences and {needs.max_num_tokens} tokens"),
+    ]
 
 
 def _print(
@@ -86,7 +107,7 @@ def _print(
 ) -> None:
     from precast.checkpoints.engine_manifest import ENGINE_FORMAT
 
-    model, build, needs = manifest.model, manifest.build, manifest.backend_requirements
+    model, build = manifest.model, manifest.build
     missing = _missing(manifest)
     rows: list[tuple[str, str]] = [
         ("engine", f"{engine} (format {ENGINE_FORMAT}, built by precast {manifest.precast_version})"),
@@ -95,10 +116,7 @@ def _print(
         ("max_seq_len", f"{model.max_seq_len}"),
         ("weights", build.dtype),
         ("KV cache", f"{build.kv_cache_dtype}, {_kv_cache_sizes(manifest)}"),
-        (
-            "backend",
-            f"{manifest.backend} from {needs.onnxruntime_min}, ONNX IR {needs.ir_version}, opset {needs.opset}",
-        ),
+        *_backend_rows(manifest),
         ("ranks", f"{manifest.mapping.world_size}"),
         ("promises", f"batch-invariant {_yes(manifest.batch_invariant)}, reproducible {_yes(manifest.reproducible)}"),
     ]

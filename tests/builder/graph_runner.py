@@ -189,9 +189,10 @@ def ranks_runner(engine_dir: Path) -> RanksRunner:
 
 
 def _rank_runner(engine_dir: Path, rank: RankFiles) -> GraphRunner:
-    data = np.fromfile(engine_dir / rank.weights, np.uint8)
+    file = engine_dir / str(rank.weights)
+    data = np.fromfile(file, np.uint8)
     weights = {}
-    for tensor in read_weights_index(engine_dir / rank.weights).tensors:
+    for tensor in read_weights_index(file).tensors:
         bytes_ = data[tensor.offset : tensor.end]
         weights[tensor.spec.name] = bytes_.view(tensor.spec.dtype).reshape(tensor.spec.shape)
     return GraphRunner(ir.load(engine_dir / rank.graph).graph, weights)

@@ -11,7 +11,10 @@ def test_defaults() -> None:
     ("field", "value", "message"),
     [
         ("dtype", "int8", "dtype must be one of auto, float32, bfloat16, float16, not 'int8'"),
-        ("kv_cache_dtype", "float16", "kv_cache_dtype must be one of auto, float32, bfloat16, not 'float16'"),
+        ("kv_cache_dtype", "int8", "kv_cache_dtype must be one of auto, float32, bfloat16, float16, not 'int8'"),
+        ("weights", "outside", "weights must be one of inside, separate, not 'outside'"),
+        ("max_batch_size", 0, "max_batch_size must be at least 1, not 0"),
+        ("target", (), "target must name at least one GPU, such as sm89, or be left out"),
         ("tokens_per_block", 0, "tokens_per_block must be a positive multiple of 16, not 0"),
         ("tokens_per_block", 24, "tokens_per_block must be a positive multiple of 16, not 24"),
         ("tokens_per_block", -16, "tokens_per_block must be a positive multiple of 16, not -16"),

@@ -105,7 +105,8 @@ TEST("engine manifest: a newer format is named before anything else is read") {
 }
 
 TEST("engine manifest: everything unknown in requires is named before the rest is read") {
-  const std::string text = R"({"format": 1, "requires": ["ai.precast.Linear/1", "ai.precast.New/7", "x9/1"]})";
+  const std::string text = R"({"format": 1, "backend": "onnxruntime",
+                               "requires": ["ai.precast.Linear/1", "ai.precast.New/7", "x9/1"]})";
   CHECK_EQ(complaint(text),
            std::string("engine.json: the engine requires ai.precast.New/7, x9/1, which this precast ") + version() +
                " does not have: update precast, or rebuild the engine with this version");

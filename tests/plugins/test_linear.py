@@ -55,7 +55,9 @@ def test_it_is_torchs_linear_in_fp64(
     attributes = LinearAttributes(in_features, out_features, layout)
     y = linear(x, pack(layout, [weight]), attributes, bias)
 
-    dtype = torch.float32 if layout == "x16k1.f32/1" else torch.bfloat16
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
+        WEIGHT_LAYOUTS[layout].dtype
+    ]
     expected = torch.nn.functional.linear(
         torch.from_numpy(x).to(dtype).double(),
         torch.from_numpy(weight).to(dtype).double(),

@@ -24,11 +24,14 @@ def numbers(seed: int, rows: int, width: int, dtype: np.dtype[Any]) -> NDArray[A
 
 def stored(layout: str, weights: NDArray[Any]) -> NDArray[np.float32]:
     """The values that the layout can hold."""
-    return weights.astype(BFLOAT16 if "bf16" in layout else np.float32).astype(np.float32)
+    dtype = layouts.weight_layout(layout).dtype
+    return weights.astype(BFLOAT16 if dtype == "bfloat16" else dtype).astype(np.float32)
 
 
 def test_layouts_are_listed() -> None:
-    assert set(LAYOUTS) <= set(SUPPORTED_LAYOUTS)
+    dense = {layout.name for layout in layouts.WEIGHT_LAYOUTS.values() if isinstance(layout, layouts.DenseLayout)}
+    assert set(LAYOUTS) - dense <= set(SUPPORTED_LAYOUTS)
+    assert dense == {"dense.bf16/1", "dense.f16/1"}
 
 
 def test_an_fp32_tile_holds_16_outputs_side_by_side() -> None:

@@ -11,14 +11,20 @@ from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from precast.plugins import SUPPORTED_LAYOUTS, SUPPORTED_OPS
-from precast.plugins.paged_attention import schema
+from precast.plugins import SUPPORTED_LAYOUTS, SUPPORTED_OPS, TENSORRT_LAYOUTS
+from precast.plugins.paged_attention import reference, schema
 from precast.plugins.paged_attention.reference import KvPool, paged_attention, rotate
-from precast.plugins.paged_attention.schema import KV_LAYOUTS, PagedAttentionAttributes
+from precast.plugins.paged_attention.schema import (
+    CPU_KV_LAYOUTS,
+    DEVICE_KV_LAYOUTS,
+    ELEMENT_BYTES,
+    KV_LAYOUTS,
+    PagedAttentionAttributes,
+)
 
 Float32 = NDArray[np.float32]
 
-TOLERANCES = {"kv16.f32/1": 1e-6, "kv16.bf16/1": 2e-2}
+TOLERANCES = {"kv16.f32/1": 1e-6, "kv16.bf16/1": 2e-2, "kvrow.bf16/1": 2e-2, "kvrow.f16/1": 5e-3}
 """max|a - b| / max|b| against attention without any rounding."""
 
 
@@ -100,7 +106,13 @@ def random_tokens(op: PagedAttentionAttributes, num_tokens: int, seed: int) -> F
 
 def test_the_op_and_its_layouts_are_listed() -> None:
     assert f"{schema.DOMAIN}.{schema.NAME}/{schema.VERSION}" in SUPPORTED_OPS
-    assert set(KV_LAYOUTS) <= set(SUPPORTED_LAYOUTS)
+    assert set(CPU_KV_LAYOUTS) <= set(SUPPORTED_LAYOUTS)
+    assert set(DEVICE_KV_LAYOUTS) == set(TENSORRT_LAYOUTS)
+
+
+def test_each_layout_belongs_to_one_backend() -> None:
+    assert (*CPU_KV_LAYOUTS, *DEVICE_KV_LAYOUTS) == KV_LAYOUTS
+    assert {name: dtype.itemsize for name, dtype in reference.ELEMENT_TYPES.items()} == ELEMENT_BYTES
 
 
 def test_sizes() -> None:
@@ -241,7 +253,7 @@ def test_a_sequence_may_read_a_block_that_another_writes_in_the_same_step(layout
     np.testing.assert_array_equal(second, first[16:])
 
 
-@pytest.mark.parametrize("layout", KV_LAYOUTS)
+@pytest.mark.parametrize("layout", CPU_KV_LAYOUTS)
 def test_the_first_token_of_a_tile_zeroes_it_and_others_do_not(layout: str) -> None:
     op = attributes(layout)
     kv = np.full((1, op.block_bytes), 0xFF, np.uint8)
@@ -251,7 +263,7 @@ def test_the_first_token_of_a_tile_zeroes_it_and_others_do_not(layout: str) -> N
     pool.write(table, 0, k, v)
     pool.write(table, 3, 2 * k, 3 * v)
     k_read, v_read = pool.read(table, range(16))
-    rounded_k, rounded_v = (x.astype(bfloat16).astype(np.float32) if pool.is_bf16 else x for x in (k, v))
+    rounded_k, rounded_v = (x.astype(pool.element_type).astype(np.float32) for x in (k, v))
     np.testing.assert_array_equal(k_read[:, 0], rounded_k)
     np.testing.assert_array_equal(k_read[:, 3], 2 * rounded_k)
     np.testing.assert_allclose(v_read[:, 3], 3 * rounded_v, rtol=1e-2)
@@ -272,6 +284,23 @@ def test_the_bytes_of_a_bf16_block() -> None:
     assert k_tile[0, 5].tolist() == [3, 4]
     assert v_tile[2, :, 1].tolist() == [13, 14]
     assert np.count_nonzero(block.astype(np.float32)) == 8
+
+
+@pytest.mark.parametrize("layout", DEVICE_KV_LAYOUTS)
+def test_the_bytes_of_a_kvrow_block(layout: str) -> None:
+    """The drawing in the schema, byte by byte: 2 heads of 2 dims, 32 tokens. Only the token's own bytes change."""
+    op = PagedAttentionAttributes(2, 2, 2, 1.0, layout, 32)
+    kv = np.zeros((3, op.block_bytes), np.uint8)
+    k = np.array([[1, 2], [3, 4]], np.float32)
+    pool = KvPool(kv, op)
+    pool.write(np.array([2], np.int32), 16, k, k + 10)
+    assert not kv[:2].any()
+    block = kv[2].view(pool.element_type).reshape(2, 2, 32, 2)  # [head, K or V, token, dim]
+    assert block[:, 0, 16].tolist() == [[1, 2], [3, 4]]
+    assert block[:, 1, 16].tolist() == [[11, 12], [13, 14]]
+    assert np.count_nonzero(block.astype(np.float32)) == 8
+    k_read, v_read = pool.read(np.array([2], np.int32), range(16, 17))
+    assert (k_read.tolist(), v_read.tolist()) == ([[[1, 2]], [[3, 4]]], [[[11, 12]], [[13, 14]]])
 
 
 def test_queries_and_keys_are_normed_before_the_rotation() -> None:

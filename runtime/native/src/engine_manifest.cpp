@@ -217,8 +217,8 @@ EngineManifest parse_manifest(std::string_view text, const std::string& source, 
   const JsonCursor root(document, source);
   check_format(root, source);
   EngineManifest manifest;
-  manifest.required_names = read_requires(root, support, source);
   manifest.backend = read_backend(root, support, source);
+  manifest.required_names = read_requires(root, support, source);
   manifest.mapping = read_mapping(root, support, source);
   manifest.precast_version = root.at("precast_version").printable_name();
   if (manifest.backend == "onnxruntime") {

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from precast.builder import processes
 from precast.builder.build import build_engine
 from precast.builder.build_config import BuildConfig
 from precast.builder.errors import BuildError
 from precast.builder.packing import STAGE
-from precast.builder.ranks import rank_processes
 from precast.builder.ranks.rank_job import RankJob, error_from_json, error_to_json
 from precast.checkpoints.checkpoint import open_checkpoint
 from precast.checkpoints.engine_dir import read_manifest, verify_files
@@ -157,7 +157,7 @@ class TestWhatGoesWrong:
     def test_a_process_that_ends_without_an_answer(
         self, program: str, message: str, tiny_llama: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(rank_processes, "_PROGRAM", program)
+        monkeypatch.setattr(processes, "_PROGRAM", program)
         with pytest.raises(BuildError, match=message):
             build(tiny_llama("gqa"), tmp_path / "engine")
         assert list(tmp_path.iterdir()) == []
@@ -166,7 +166,7 @@ class TestWhatGoesWrong:
         self, tiny_llama: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         program = "import json, sys, time\nif json.load(sys.stdin)['rank'] == 1: sys.exit('no')\ntime.sleep(60)"
-        monkeypatch.setattr(rank_processes, "_PROGRAM", program)
+        monkeypatch.setattr(processes, "_PROGRAM", program)
         started = time.monotonic()
         with pytest.raises(BuildError, match=r"rank 1: .* exit status 1: no"):
             build(tiny_llama("gqa"), tmp_path / "engine", num_processes=4)
@@ -187,15 +187,15 @@ class TestWhatGoesWrong:
 SLOW_BUILD = """
 import sys, time
 from pathlib import Path
-from precast.builder.ranks import rank_processes
+from precast.builder import processes
 from precast.builder.build import build_engine
 from precast.builder.build_config import BuildConfig
 from precast.checkpoints.checkpoint import open_checkpoint
 
-end = "from precast.builder.ranks.rank_process import main; sys.exit(main())"
-assert end in rank_processes._PROGRAM
-slow = "import time, precast.builder.ranks.rank_process as p; p._build = lambda *_: time.sleep(60); sys.exit(p.main())"
-rank_processes._PROGRAM = rank_processes._PROGRAM.replace(end, slow)
+end = "from {module} import main; sys.exit(main())"
+assert end in processes._PROGRAM
+slow = "import time, {module} as p; p._build = lambda *_: time.sleep(60); sys.exit(p.main())"
+processes._PROGRAM = processes._PROGRAM.replace(end, slow)
 print("building", flush=True)
 with open_checkpoint(sys.argv[1]) as checkpoint:
     build_engine(checkpoint, sys.argv[2], BuildConfig(tensor_parallel_size=2), num_processes=2)

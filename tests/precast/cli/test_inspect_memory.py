@@ -31,7 +31,8 @@ FULL = KvBlockCounts(tokens_per_block=16, windows=(None,), max_seq_len=256, max_
 
 def ranks_of(engine: Path) -> list[RankMemory]:
     manifest = read_manifest(engine)
-    return rank_memories(manifest, {rank.weights: read_weights_index(engine / rank.weights) for rank in manifest.ranks})
+    paths = [str(rank.weights) for rank in manifest.ranks]
+    return rank_memories(manifest, {path: read_weights_index(engine / path) for path in paths})
 
 
 # ----------------------------------------------------------------------------------------------------------- the ranks

@@ -1,0 +1,81 @@
+"""PagedAttention becomes a node that TensorRT's parser finds the plugin for."""
+
+from dataclasses import fields
+
+import onnx_ir as ir
+
+from precast.builder.network.network import DTYPES, Network
+from precast.builder.network.nodes import input_at, is_op, required_input
+from precast.builder.passes.base import Pass
+from precast.builder.plan import BuildPlan
+from precast.plugins.paged_attention import schema as paged_attention
+from precast.plugins.paged_attention.tensorrt.fields import PLUGIN_NAMESPACE
+
+POOL = 4
+"""PagedAttention's input that is written in place."""
+_INV_FREQ, _Q_NORM = 5, 6
+
+
+class LowerAttention(Pass):
+    """Give each PagedAttention what a plugin of TensorRT has.
+
+    1. The pool is of the build's dtype, [num_blocks, block_bytes / 2], and so is a new output of the graph,
+       `kv.<i>.out`, which TensorRT lets the plugin give the pool's memory: the pool is written in place.
+    2. Absent inputs are left out, for a plugin has a fixed number of them: attributes say which there are.
+    3. The attributes `plugin_namespace` and `plugin_version` name the plugin, as the parser wants it.
+    """
+
+    name = "lower_attention"
+
+    def __init__(self, plan: BuildPlan) -> None:
+        self._dtype = plan.dtype
+
+    def apply(self, network: Network) -> bool:
+        attentions = [node for node in network.graph if is_op(node, paged_attention)]
+        for node in attentions:
+            self._lower(network, node)
+        return bool(attentions)
+
+    def _lower(self, network: Network, node: ir.Node) -> None:
+        # 1.
+        pool = required_input(node, POOL)
+        assert pool.shape is not None  # a graph input of the emitter's
+        num_blocks, block_bytes = pool.shape.dims
+        pool.shape = ir.Shape((num_blocks, int(str(block_bytes)) // 2))
+        pool.dtype = DTYPES[self._dtype]
+        written = ir.Value(name=f"{pool.name}.out", shape=pool.shape, type=ir.TensorType(DTYPES[self._dtype]))
+        (old,) = node.outputs
+        new = ir.Value(name=old.name, shape=old.shape, type=old.type)
+        # 2.
+        values = {
+            field.name: node.attributes[field.name].value for field in fields(paged_attention.PagedAttentionAttributes)
+        }
+        num_frequencies, pairs = _table_shape(input_at(node, _INV_FREQ))
+        values |= {
+            "rotary_dim": 2 * pairs,
+            "num_frequencies": num_frequencies,
+            "has_qk_norm": int(input_at(node, _Q_NORM) is not None),
+        }
+        # 3.
+        values |= {"plugin_namespace": PLUGIN_NAMESPACE, "plugin_version": str(paged_attention.VERSION)}
+        plugin = ir.Node(
+            paged_attention.DOMAIN,
+            paged_attention.NAME,
+            [value for value in node.inputs if value is not None],
+            ir.convenience.convert_attributes(values),
+            outputs=[new, written],
+            version=paged_attention.VERSION,
+            name=str(node.name),
+        )
+        network.graph.insert_before(node, plugin)
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        network.graph.remove(node, safe=True)
+        network.graph.outputs.append(written)
+
+
+def _table_shape(inv_freq: ir.Value | None) -> tuple[int, int]:
+    """Rows and columns of the rotary frequencies, 0 where there are none."""
+    if inv_freq is None or inv_freq.shape is None:
+        return 0, 0
+    rows, pairs = inv_freq.shape.numpy()
+    return rows, pairs

@@ -1,0 +1,128 @@
+"""The process that builds one plan; plan_job.py says what it is told and answers.
+
+TensorRT runs in a process of its own: it keeps the memory of what it has built, some of its errors end the process, and
+its parser finds the library under a name that only an environment variable can give it (build_plan.py).
+"""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from precast.builder.backends.tensorrt.plan_job import PlanJob
+from precast.builder.processes import say, start_process
+from precast.checkpoints.weights_reader import read_weights_index
+from precast.plugins.paged_attention.tensorrt.fields import PLUGIN_NAMESPACE, PluginFields
+from precast.plugins.paged_attention.tensorrt.plugin import make_creator
+
+
+class PlanError(Exception):
+    """TensorRT refused something; the message has its words."""
+
+
+def main() -> int:
+    """Build the plan of the job on standard input. Returns the exit status, 1 where an error was said."""
+    job = PlanJob.from_json(sys.stdin.read())
+    with start_process(job.parent_pid) as answers:
+        try:
+            say(answers, {"built": {"plan_bytes": _PlanBuilder(job, answers).build()}})
+        except (PlanError, OSError) as error:
+            say(answers, {"error": str(error)})
+            return 1
+    return 0
+
+
+class _PlanBuilder:
+    """Builds one plan with the library of the job."""
+
+    def __init__(self, job: PlanJob, answers: TextIO) -> None:
+        self._job, self._answers = job, answers
+        self._trt: Any = importlib.import_module(job.library)
+        self._messages: list[str] = []
+        self._logger = _make_logger(self._trt, self._messages)
+        self._weights: np.memmap[Any, Any] | None = None
+
+    def build(self) -> int:
+        """Write the plan; returns its size in bytes."""
+        trt, job = self._trt, self._job
+        creator = make_creator(trt, self._compile_kernels, self._messages)
+        if not trt.get_plugin_registry().register_creator(creator, PLUGIN_NAMESPACE):
+            raise PlanError("TensorRT refused to register the plugin PagedAttention")
+        builder = trt.Builder(self._logger)
+        network = builder.create_network(0)
+        parser = trt.OnnxParser(network, self._logger)
+        self._say_stage("reading the graph")
+        self._parse(parser)
+        config = self._configure(builder)
+        self._say_stage("building the plan")
+        plan = builder.build_serialized_network(network, config)
+        if plan is None or self._messages:
+            raise PlanError(f"TensorRT cannot build the plan: {self._cause()}")
+        with Path(job.plan).open("xb") as file:
+            file.write(plan)
+        return int(plan.nbytes)
+
+    def _parse(self, parser: Any) -> None:
+        """Read the graph, whose initialisers lie in the weights file, which stays mapped until the plan is built."""
+        is_read = parser.load_model_proto(Path(self._job.graph).read_bytes())
+        if is_read and self._job.weights:
+            index = read_weights_index(self._job.weights)
+            self._weights = np.memmap(self._job.weights, np.uint8, mode="r")
+            for tensor in index.tensors:
+                address = self._weights.ctypes.data + tensor.offset
+                if not parser.load_initializer(tensor.spec.name, address, tensor.spec.size_bytes):
+                    raise PlanError(f"TensorRT refused the initialiser {tensor.spec.name}: {self._cause()}")
+        if not is_read or not parser.parse_model_proto():
+            said = [parser.get_error(number).desc() for number in range(parser.num_errors)]
+            raise PlanError(f"TensorRT cannot read the graph: {self._cause(said)}")
+
+    def _configure(self, builder: Any) -> Any:
+        trt, job = self._trt, self._job
+        config = builder.create_builder_config()
+        config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
+        for ranges in job.profiles:
+            profile = builder.create_optimization_profile()
+            for entry in ranges:
+                profile.set_shape(entry.name, entry.least, entry.common, entry.greatest)
+            if config.add_optimization_profile(profile) < 0:
+                raise PlanError(f"TensorRT refused an optimisation profile: {self._cause()}")
+        targets = [target for target in job.targets if target.startswith("sm")]
+        if targets:
+            config.num_compute_capabilities = len(targets)
+        for number, target in enumerate(targets):
+            if not config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), number):
+                raise PlanError(f"TensorRT refused the target {target}: {self._cause()}")
+        return config
+
+    def _compile_kernels(self, fields: PluginFields) -> bytes:
+        from precast.plugins.device.compile_triton import compile_kernels
+        from precast.plugins.device.serialize import to_bytes
+        from precast.plugins.paged_attention.device.kernels import kernel_specs
+
+        self._say_stage("compiling kernels")
+        targets = [f"sm_{value}" for value in self._job.kernel_capabilities]
+        specs = kernel_specs(fields.attributes, fields.rotary_dim, fields.num_frequencies, fields.has_qk_norm)
+        return to_bytes(compile_kernels(specs, targets, ptx=bool(targets)))
+
+    def _say_stage(self, stage: str) -> None:
+        say(self._answers, {"stage": stage})
+
+    def _cause(self, said: list[str] | None = None) -> str:
+        """The first messages: later ones say that something failed because of these."""
+        return " | ".join([*self._messages, *(said or [])][:3]) or "it does not say why"
+
+
+def _make_logger(trt: Any, messages: list[str]) -> Any:
+    """A logger that keeps errors."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the module is only known now
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: object, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                messages.append(message.strip())
+
+    return Logger()

@@ -1,0 +1,126 @@
+"""What a build for TensorRT is: every choice made, and everything refused that would fail, before the build starts."""
+
+from importlib import metadata
+
+from precast.builder.backends.tensorrt.library import find_library
+from precast.builder.backends.tensorrt.targets import (
+    PORTABLE,
+    capabilities,
+    check_targets,
+    name_capability,
+)
+from precast.builder.build_config import BuildConfig
+from precast.builder.errors import BuildError
+from precast.builder.plan import TensorRtPlan
+from precast.builder.quantize.formats import QuantFormat, quant_format
+from precast.checkpoints.model_config import AttentionConfig, MlpConfig, ModelConfig
+
+DTYPES = ("bfloat16", "float16")
+DEFAULT_BATCH_SIZE = 256
+DEFAULT_NUM_TOKENS = 8192
+MAX_HEAD_DIM = 256
+
+_MIN_CAPABILITIES = {"int8": 80, "int4": 80, "fp8": 89, "nvfp4": 100}
+"""The least compute capability whose tensor cores, or whose conversions, have the format. Source: NVIDIA,
+"Working with Quantized Types", TensorRT-RTX documentation; the library refuses to build below them."""
+
+
+def plan_tensorrt(model: ModelConfig, config: BuildConfig) -> TensorRtPlan:
+    """Decide what the config leaves open.
+
+    Raises:
+        BuildError: what is asked is not available; the message says what is.
+        ModuleNotFoundError: TensorRT, or Triton, which compiles our kernels, is not installed.
+    """
+    library = find_library()
+    targets = check_targets(library, config.target)
+    _check_attention(model)
+    if config.quantization is not None:
+        _check_quantization(model, config, targets)
+    return TensorRtPlan(
+        library=library.name,
+        library_version=library.version,
+        kernel_compiler=f"triton {_triton_version()}",
+        targets=targets,
+        min_capability=max(min(capabilities(targets)), _MIN_CAPABILITIES.get(config.quantization or "", 0)),
+        quantization=config.quantization,
+        separate_weights=config.weights == "separate",
+        max_batch_size=config.max_batch_size or DEFAULT_BATCH_SIZE,
+        max_num_tokens=max(config.max_num_tokens or DEFAULT_NUM_TOKENS, config.max_batch_size or DEFAULT_BATCH_SIZE),
+    )
+
+
+def plan_dtypes(model: ModelConfig, config: BuildConfig) -> tuple[str, str, tuple[str, ...]]:
+    """The dtype of weights and activations, that of keys and values, and notes.
+
+    Raises:
+        BuildError: TensorRT engines have no such dtype.
+    """
+    notes: tuple[str, ...] = ()
+    dtype = model.dtype if config.dtype == "auto" else config.dtype
+    if dtype not in DTYPES:
+        if config.dtype != "auto":
+            raise BuildError(f"dtype {dtype} is not available on TensorRT; {' and '.join(DTYPES)} are")
+        notes = (f"{dtype} checkpoint stored as bfloat16",)
+        dtype = "bfloat16"
+    if config.kv_cache_dtype not in ("auto", dtype):
+        raise BuildError(
+            f"kv_cache_dtype {config.kv_cache_dtype} is not available on TensorRT with dtype {dtype}; {dtype} is"
+        )
+    return dtype, dtype, notes
+
+
+def _triton_version() -> str:
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError as error:
+        raise ModuleNotFoundError(
+            "building an engine for tensorrt needs Triton, which compiles its kernels and is not installed: "
+            "pip install 'precast[tensorrt]'",
+            name="triton",
+        ) from error
+
+
+def _check_attention(model: ModelConfig) -> None:
+    for index, layer in enumerate(model.layers):
+        mixer = layer.mixer
+        if isinstance(mixer, AttentionConfig) and mixer.head_dim > MAX_HEAD_DIM:
+            raise BuildError(
+                f"layers.{index}.mixer.head_dim {mixer.head_dim} is not available on TensorRT; up to {MAX_HEAD_DIM} is"
+            )
+
+
+def _check_quantization(model: ModelConfig, config: BuildConfig, targets: tuple[str, ...]) -> None:
+    chosen = quant_format(str(config.quantization))
+    if config.group_size is not None and config.group_size != chosen.group_size:
+        available = f"{chosen.group_size} is" if chosen.group_size else "it has one scale for each row"
+        raise BuildError(f"{chosen.name} group {config.group_size} is not available on TensorRT; {available}")
+    if config.weights == "separate":
+        raise BuildError(
+            f"weights separate with quantization {chosen.name} is not available on TensorRT: whether it multiplies by "
+            "quantised inputs, or makes 16-bit copies of them first, shows only on a GPU; choose weights inside"
+        )
+    needed = _MIN_CAPABILITIES[chosen.name]
+    lacking = [target for target in targets if target != PORTABLE and min(capabilities((target,))) < needed]
+    if lacking:
+        raise BuildError(
+            f"{chosen.name} is not available on {', '.join(lacking)}: it needs compute capability "
+            f"{name_capability(needed)}; leave {'it' if len(lacking) == 1 else 'them'} out, or choose another format"
+        )
+    _check_groups(model, chosen)
+
+
+def _check_groups(model: ModelConfig, chosen: QuantFormat) -> None:
+    """Every matrix that is quantised must have whole groups; see lowering/lower_linears.py for which these are."""
+    for index, layer in enumerate(model.layers):
+        widths = {f"layers.{index} hidden_size": model.hidden_size}
+        if isinstance(layer.mixer, AttentionConfig):
+            widths[f"layers.{index} num_heads * head_dim"] = layer.mixer.num_heads * layer.mixer.head_dim
+        if isinstance(layer.feed_forward, MlpConfig):
+            widths[f"layers.{index} intermediate_size"] = layer.feed_forward.intermediate_size
+        for name, width in widths.items():
+            if chosen.group_size and width % chosen.group_size:
+                raise BuildError(
+                    f"{name} is {width}, which groups of {chosen.group_size} do not divide, so {chosen.name} is not "
+                    "available for this model; int8 is"
+                )

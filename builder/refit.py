@@ -1,0 +1,117 @@
+"""Other weights for an engine that has them beside its plan: everything of a build but the plan, which is copied."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from precast.builder.backends.tensorrt.backend import network_sha256
+from precast.builder.backends.tensorrt.lowering.pipeline import tensorrt_passes
+from precast.builder.build import copy_companion_files
+from precast.builder.errors import BuildError
+from precast.builder.manifest import model_info
+from precast.builder.network.decoder import emit_network
+from precast.builder.network.implemented import check_implemented
+from precast.builder.network.network import Network
+from precast.builder.network.onnx_model import onnx_bytes
+from precast.builder.packing import pack_weights, weight_specs
+from precast.builder.passes.base import run_passes
+from precast.builder.plan import BuildPlan, TensorRtPlan
+from precast.builder.progress import ProgressCallback, ignore_progress
+from precast.checkpoints.checkpoint import Checkpoint, RankTensors
+from precast.checkpoints.engine_dir import check_files, read_manifest
+from precast.checkpoints.engine_manifest import EngineManifest, TensorRtRequirements
+from precast.checkpoints.engine_writer import EngineWriter
+from precast.checkpoints.ranks.rank_model import RankModel, whole_model
+
+
+def refit_engine(
+    engine_dir: str | os.PathLike[str],
+    checkpoint: Checkpoint,
+    output_dir: str | os.PathLike[str],
+    *,
+    progress: ProgressCallback | None = None,
+    overwrite: bool = False,
+) -> EngineManifest:
+    """Write the engine that `engine_dir` would be, had it been built from `checkpoint`. TensorRT is not needed.
+
+    Args:
+        engine_dir: An engine for tensorrt, built with its weights separate. It stays as it is.
+        checkpoint: Of a model with the same network. It stays the caller's to close.
+        output_dir: Made by this call; must not exist, be empty, or hold an engine if `overwrite`.
+        progress: Told the bytes of weights that are done.
+        overwrite: Replace an engine at `output_dir`, which may be `engine_dir`, in one step.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        BuildError: the engine's weights are in its plan, or the checkpoint's network is another.
+        EngineError: the engine cannot be read, or the new one not written.
+    """
+    engine_dir = Path(engine_dir)
+    manifest = read_manifest(engine_dir)
+    plan = _plan_of(manifest, engine_dir)
+    check_files(engine_dir, manifest)
+    check_implemented(checkpoint.config)
+    rank = whole_model(checkpoint.config)
+    network = _emit(rank, plan)
+    _check_same_network(manifest, checkpoint, network, plan, engine_dir)
+    (files,) = manifest.ranks
+    with EngineWriter(output_dir, overwrite_engine=overwrite) as writer:
+        writer.copy_file(engine_dir / files.graph, files.graph)
+        with writer.open_weights(str(files.weights), weight_specs(network)) as weights_file:
+            pack_weights(network, RankTensors(checkpoint, rank), weights_file, progress or ignore_progress)
+        copy_companion_files(writer, checkpoint)
+        return writer.commit(replace(manifest, model=model_info(checkpoint.config, plan), files={}))
+
+
+def _plan_of(manifest: EngineManifest, engine_dir: Path) -> BuildPlan:
+    """The plan that the engine was built with, as far as its network depends on it."""
+    needs, build = manifest.backend_requirements, manifest.build
+    if not isinstance(needs, TensorRtRequirements):
+        raise BuildError(
+            f"{engine_dir}: an engine for {manifest.backend} has no plan to keep: build it from the checkpoint"
+        )
+    if manifest.ranks[0].network_sha256 is None:
+        raise BuildError(
+            f"{engine_dir}: the weights are inside the plan: build it again, with weights separate if they are to be "
+            "exchanged later"
+        )
+    tensorrt = TensorRtPlan(
+        library=needs.library,
+        library_version=needs.library_version,
+        kernel_compiler="",
+        targets=needs.targets,
+        min_capability=needs.min_capability,
+        quantization=needs.quantization,
+        separate_weights=True,
+        max_batch_size=needs.max_batch_size,
+        max_num_tokens=needs.max_num_tokens,
+    )
+    return BuildPlan(
+        build.dtype, build.kv_cache_dtype, build.tokens_per_block, manifest.model.max_seq_len, build.notes, tensorrt
+    )
+
+
+def _emit(rank: RankModel, plan: BuildPlan) -> Network:
+    network = emit_network(rank, plan)
+    run_passes(network, tensorrt_passes(plan))
+    return network
+
+
+def _check_same_network(
+    manifest: EngineManifest, checkpoint: Checkpoint, network: Network, plan: BuildPlan, engine_dir: Path
+) -> None:
+    data = onnx_bytes(network, dict.fromkeys(network.weights, 0))
+    if network_sha256(data) == manifest.ranks[0].network_sha256:
+        return
+    ours, theirs = manifest.model, model_info(checkpoint.config, plan)
+    differences = [
+        f"{name} {getattr(theirs, name)} instead of {getattr(ours, name)}"
+        for name in ("architecture", "vocab_size", "hidden_size", "num_layers")
+        if getattr(ours, name) != getattr(theirs, name)
+    ]
+    what = ", ".join(differences) or "sizes or constants of its layers, or it was built by another version"
+    raise BuildError(
+        f"{checkpoint.path}: its network is not that of {engine_dir} ({what}): build an engine from it instead"
+    )

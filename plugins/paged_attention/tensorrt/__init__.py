@@ -1,0 +1,1 @@
+"""PagedAttention as a plugin of TensorRT."""

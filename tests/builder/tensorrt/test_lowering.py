@@ -1,0 +1,181 @@
+"""The lowered network: each pass's rules, and its logits by ONNX's own reference evaluator."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+
+from precast.builder.backends.tensorrt.lowering.check_lowered import CheckLowered
+from precast.builder.backends.tensorrt.lowering.lower_embeddings import LowerEmbeddings
+from precast.builder.network.onnx_model import onnx_bytes
+from precast.builder.passes.base import InvariantError
+from precast.builder.passes.pipeline import COMMON_PASSES
+from precast.builder.reference import ReferenceModel
+from precast.checkpoints.model_config import HeadConfig, ModelConfig, NormConfig, QkNormConfig
+from tests.builder.tensorrt.lowered_runner import LoweredRunner
+from tests.builder.tensorrt.worlds import WIDE, RoundedTensors, lowered, tensorrt_plan
+from tests.builder.worlds import (
+    RandomTensors,
+    emitted,
+    nodes,
+    with_attention,
+    with_mlp,
+    with_rope,
+)
+
+TOKENS = [1, 5, 7, 30, 2, 8, 39, 0, 11, 12, 3, 3, 25, 17, 4, 9, 33, 21]
+
+MODELS: dict[str, ModelConfig] = {
+    "llama": WIDE,
+    "tied": replace(WIDE, head=HeadConfig(tied=True)),
+    "biases": with_mlp(with_attention(WIDE, qkv_bias=True, output_bias=True), bias=True),
+    "no key bias": with_attention(WIDE, qkv_bias=True, key_bias=False),
+    "window": with_attention(WIDE, window=5),
+    "windows": replace(WIDE, layers=(WIDE.layers[0], with_attention(WIDE, window=5).layers[0])),
+    "qk norm": with_attention(WIDE, qk_norm=QkNormConfig(NormConfig(1e-6))),
+    "partial rope": with_rope(WIDE, rotary_dim=16),
+    "no rope": with_attention(WIDE, rope=None),
+    "head bias": replace(WIDE, head=HeadConfig(bias=True)),
+}
+
+
+def error(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_float16_logits(name: str) -> None:
+    """In float16 roundings are small: a wrong operand, order or constant is not."""
+    tensors = RandomTensors(MODELS[name])
+    got = LoweredRunner(lowered(MODELS[name], tensorrt_plan("float16")), tensors)(TOKENS)
+    assert error(got, ReferenceModel(MODELS[name], tensors)(TOKENS)) < 0.01
+
+
+def test_bfloat16_logits() -> None:
+    """Roundings of bfloat16 are 8 times those of float16."""
+    tensors = RandomTensors(WIDE)
+    got = LoweredRunner(lowered(), tensors)(TOKENS)
+    assert 0.003 < error(got, ReferenceModel(WIDE, tensors)(TOKENS)) < 0.08
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4", "fp8", "nvfp4"])
+def test_quantised_logits_are_those_of_the_rounded_matrices(quantization: str) -> None:
+    plan = tensorrt_plan("float16", quantization=quantization)
+    network = lowered(WIDE, plan)
+    got = LoweredRunner(network, RandomTensors(WIDE))(TOKENS)
+    expected = ReferenceModel(WIDE, RoundedTensors(WIDE, quantization, "float16"))(TOKENS)
+    assert error(got, expected) < 0.01
+    assert error(expected, ReferenceModel(WIDE, RandomTensors(WIDE))(TOKENS)) > 0.01  # the rounding shows
+
+
+def test_a_feature_that_is_switched_off_is_noticed() -> None:
+    for name, off in (("window", WIDE), ("no key bias", with_attention(WIDE, qkv_bias=True))):
+        tensors = RandomTensors(off)
+        got = LoweredRunner(lowered(off, tensorrt_plan("float16")), tensors)(TOKENS)
+        assert error(got, ReferenceModel(MODELS[name], tensors)(TOKENS)) > 0.05
+
+
+# --------------------------------------------------------------------------------------------------------- the rules
+
+
+def test_every_value_has_the_type_that_onnx_infers() -> None:
+    """Types and shapes of values are what ONNX's own inference finds; TensorRT infers them again."""
+    for quantization in (None, "int8", "int4", "fp8", "nvfp4"):
+        network = lowered(WIDE, tensorrt_plan(quantization=quantization))
+        model = onnx.ModelProto.FromString(onnx_bytes(network, dict.fromkeys(network.weights, 0)))
+        for output in model.graph.output:
+            output.type.Clear()
+        inferred = {
+            info.name: info.type.tensor_type for info in onnx.shape_inference.infer_shapes(model).graph.value_info
+        }
+        checked = 0
+        for node in network.graph:
+            for value in node.outputs:
+                if node.domain == "" and str(value.name) in inferred:
+                    found = inferred[str(value.name)]
+                    assert value.dtype == ir.DataType(found.elem_type), value.name
+                    assert value.shape is not None
+                    features = [dim.dim_value for dim in found.shape.dim][1:]
+                    assert features == list(value.shape.dims)[1:], value.name
+                    checked += 1
+        assert checked > 20
+
+
+def test_use_half_rounds_what_attention_does_not_read() -> None:
+    network = lowered(MODELS["qk norm"])
+    dtypes = {name: recipe.graph_dtype for name, recipe in network.weights.items()}
+    assert dtypes["layers.0.mixer_norm.weight"] == "bfloat16"
+    assert dtypes["layers.0.attention.q_norm.weight"] == dtypes["inv_freq.0"] == "float32"
+    (logits,) = [value for value in network.graph.outputs if value.name == "logits"]
+    assert logits.dtype == ir.DataType.FLOAT
+    assert nodes(network)[-1] == "logits.cast: logits [num_logit_rows, 40] = Cast(logits.half)"
+    assert (network.model.ir_version, network.graph.opset_imports[""]) == (11, 23)
+
+
+def test_the_head_is_not_quantised() -> None:
+    network = lowered(WIDE, tensorrt_plan(quantization="int4"))
+    dtypes = {name: recipe.graph_dtype for name, recipe in network.weights.items()}
+    assert dtypes["lm_head.weight"] == dtypes["embedding.weight"] == "bfloat16"
+    assert dtypes["layers.1.feed_forward.down.weight.values"] == "int4"
+    assert dtypes["layers.1.feed_forward.down.weight.scales"] == "bfloat16"
+    assert network.weights["layers.0.attention.qkv.weight.scales"].graph_shape == (256, 1)
+    assert network.weights["layers.0.attention.qkv.weight.values"].stored_shape == (256, 64)
+
+
+def test_a_tied_table_is_one_tensor() -> None:
+    network = lowered(MODELS["tied"])
+    assert [name for name in network.weights if "lm_head" in name or "embedding" in name] == ["embedding.weight"]
+    readers = {use.node.op_type for use in network.graph.initializers["embedding.weight"].uses()}
+    assert readers == {"Gather", "Gemm"}
+
+
+def test_pools_are_written_in_place_through_an_output() -> None:
+    network = lowered(MODELS["windows"])
+    assert [value.name for value in network.graph.outputs] == ["logits", "kv.0.out", "kv.1.out"]
+    pool = next(value for value in network.graph.inputs if value.name == "kv.0")
+    assert (pool.dtype, pool.shape) == (ir.DataType.BFLOAT16, ir.Shape(("num_blocks", 2 * 2 * 16 * 32)))
+    assert network.kv_caches[0].block_bytes == 2 * 2 * 2 * 16 * 32
+    attention = network.graph.node("layers.1.attention")
+    assert attention.attributes["window"].as_int() == 5
+    assert attention.attributes["plugin_namespace"].as_string() == "precast"
+    assert [attention.attributes[name].as_int() for name in ("rotary_dim", "num_frequencies", "has_qk_norm")] == [
+        32,
+        1,
+        0,
+    ]
+
+
+def test_an_attention_without_rope_has_fewer_inputs() -> None:
+    attention = lowered(MODELS["no rope"]).graph.node("layers.0.attention")
+    assert len(attention.inputs) == 5
+    assert attention.attributes["rotary_dim"].as_int() == 0
+    assert len(lowered(MODELS["qk norm"]).graph.node("layers.0.attention").inputs) == 8
+
+
+def test_check_lowered_refuses_what_was_left() -> None:
+    check = CheckLowered()
+    with pytest.raises(
+        InvariantError, match=r"^node embedding is a ai\.precast\.Embedding, which TensorRT does not have$"
+    ):
+        check(emitted())
+    network = lowered()
+    network.weights["lm_head.weight"] = replace(network.weights["lm_head.weight"], layout="x16k2.bf16/1")  # type: ignore[type-var]
+    with pytest.raises(InvariantError, match=r"lm_head\.weight"):
+        check.apply(network)
+    network = lowered()
+    network.kv_caches[0] = replace(network.kv_caches[0], layout="kv16.bf16/1")
+    with pytest.raises(InvariantError, match=r"^KV pool kv\.0 has the layout kv16\.bf16/1, "):
+        check.apply(network)
+
+
+def test_a_slice_of_the_vocabulary_is_refused() -> None:
+    plan = tensorrt_plan()
+    network = emitted(WIDE, plan)
+    for network_pass in COMMON_PASSES:
+        network_pass(network)
+    network.graph.node("embedding").attributes["is_slice"] = ir.AttrInt64("is_slice", 1)
+    with pytest.raises(ValueError, match=r"^node embedding reads a slice of the vocabulary, which is not lowered$"):
+        LowerEmbeddings(plan).apply(network)

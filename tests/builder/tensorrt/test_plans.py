@@ -1,0 +1,332 @@
+"""Real plans, built by TensorRT-RTX on a machine without a GPU. What is in one shows only on a GPU; that it is built,
+for every family and format, and how large it is, shows here."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from precast.builder.backends.tensorrt import backend, build_plan
+from precast.builder.backends.tensorrt.library import shared_library
+from precast.builder.backends.tensorrt.plan_job import PlanJob
+from precast.builder.backends.tensorrt.profiles import make_profiles
+from precast.builder.build import build_engine
+from precast.builder.build_config import BuildConfig
+from precast.builder.errors import BuildError
+from precast.builder.network.onnx_model import onnx_bytes
+from precast.builder.progress import ignore_progress
+from precast.builder.refit import refit_engine
+from precast.checkpoints.checkpoint import open_checkpoint
+from precast.checkpoints.engine_dir import check_files, read_manifest, verify_files
+from precast.checkpoints.engine_errors import EngineError
+from precast.checkpoints.engine_manifest import EngineManifest, TensorRtRequirements
+from precast.checkpoints.weights_index import TensorSpec
+from precast.checkpoints.weights_writer import WeightsWriter
+from precast.cli import main
+from precast.llm import LLM
+from precast.plugins.device.compiled_kernel import CompiledKernel
+from precast.plugins.device.serialize import MAGIC, from_bytes
+from precast.plugins.paged_attention.tensorrt.fields import KERNELS_SHA256
+from tests.builder.tensorrt.worlds import WIDE, lowered, tensorrt_plan
+from tests.builder.worlds import RandomTensors, with_attention, with_mlp
+
+TinyLlama = Callable[..., Path]
+
+PYDOC_LLAMA = Path(__file__).parents[3] / "examples" / "checkpoints" / "pydoc-llama"
+NUM_PROFILES = 2
+LARGE = replace(WIDE, hidden_size=1024, layers=WIDE.layers[:1])
+LARGE = with_mlp(with_attention(LARGE, num_heads=8, head_dim=128), intermediate_size=2048)
+LARGE_ELEMENTS = 1024 * (8 + 4) * 128 + 1024 * 1024 + 3 * 1024 * 2048
+"""Of the matrices of its layer."""
+
+pytestmark = pytest.mark.skipif(shared_library() is None, reason="needs TensorRT-RTX")
+
+
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans without device code, which takes seconds to compile; tests/plugins compiles it for every target."""
+    monkeypatch.setattr(backend, "kernel_capabilities", lambda targets: ())
+
+
+def build(model: Path, output: Path, **options: Any) -> EngineManifest:
+    with open_checkpoint(model) as checkpoint:
+        manifest = build_engine(checkpoint, output, BuildConfig(**options), backend="tensorrt")
+    assert manifest == read_manifest(output)
+    check_files(output, manifest)
+    return manifest
+
+
+class EngineDirectory:
+    """Where a backend writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open_weights(self, path: str, specs: Sequence[TensorSpec]) -> WeightsWriter:
+        raise AssertionError(f"{path} is not to stay")
+
+
+def plan_bytes(manifest: EngineManifest) -> int:
+    return manifest.files["rank0/model.plan"].size
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "gqa",
+        "tied",
+        "attention_bias",
+        "rope_llama3",
+        "rope_longrope",
+        "float16",
+        "mistral",
+        "qwen2",
+        "qwen2_window",
+        "qwen3",
+    ],
+)
+def test_every_family(variant: str, tiny_llama: TinyLlama, tmp_path: Path, no_kernels: None) -> None:
+    manifest = build(tiny_llama(variant), tmp_path / "engine", target=("sm89", "sm120"), max_seq_len=64)
+    needs = manifest.backend_requirements
+    assert isinstance(needs, TensorRtRequirements)
+    assert (needs.library, needs.targets, needs.min_capability) == ("tensorrt_rtx", ("sm89", "sm120"), 89)
+    assert (manifest.batch_invariant, manifest.reproducible) == (False, False)
+    kv_layout = "kvrow.f16/1" if variant == "float16" else "kvrow.bf16/1"
+    assert manifest.requires == ("ai.precast.PagedAttention/1", kv_layout)
+    (rank,) = manifest.ranks
+    assert (rank.graph, rank.weights, rank.network_sha256) == ("rank0/model.plan", None, None)
+    assert sorted(path.name for path in (tmp_path / "engine" / "rank0").iterdir()) == ["model.plan"]
+    assert {cache.layout for cache in rank.kv_caches} == {kv_layout}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "bits", "target"),
+    [
+        (None, 16, "portable"),
+        ("int8", 8, "sm80"),
+        ("int4", 4.125, "sm86"),
+        ("fp8", 8, "sm89"),
+        ("nvfp4", 4.5, "sm120"),
+    ],
+)
+def test_every_format(quantization: str | None, bits: float, target: str, tmp_path: Path, no_kernels: None) -> None:
+    """A plan is about as large as its weights: TensorRT did not make 16-bit ones of quantised ones."""
+    plan = tensorrt_plan(quantization=quantization, targets=(target,))
+    network = lowered(LARGE, plan)
+    output = EngineDirectory(tmp_path)
+    written = backend.BACKEND.write(network, RandomTensors(LARGE), "rank0", output, plan, ignore_progress)
+    assert (written.graph, written.weights) == ("rank0/model.plan", None)
+    plan_size = (tmp_path / written.graph).stat().st_size
+    expected_bytes = LARGE_ELEMENTS * bits / 8
+    # Measured: TensorRT adds up to 1 MB for these four products, and with nvfp4 2.8 MB. In 16 bits they are 18 MB.
+    assert expected_bytes < plan_size < expected_bytes + (3_500_000 if quantization == "nvfp4" else 2_000_000)
+
+
+def test_a_quantised_engine(tmp_path: Path, no_kernels: None) -> None:
+    manifest = build(PYDOC_LLAMA, tmp_path / "engine", quantization="int4", group_size=128)
+    needs = manifest.backend_requirements
+    assert isinstance(needs, TensorRtRequirements)
+    assert (needs.quantization, needs.targets, needs.min_capability) == ("int4", ("portable",), 80)
+    assert manifest.build.dtype == "bfloat16"
+
+
+def test_kernels_are_in_the_plan(tmp_path: Path) -> None:
+    """Once for each profile, though the network has four attentions: the first has them, the others name them."""
+    build(PYDOC_LLAMA, tmp_path / "engine", target=("sm89",))
+    plan = (tmp_path / "engine" / "rank0" / "model.plan").read_bytes()
+    assert plan.count(KERNELS_SHA256.encode()) == 4 * NUM_PROFILES
+    assert plan.count(MAGIC) == NUM_PROFILES
+    kernels = _kernels_at(plan, plan.index(MAGIC))
+    assert {(kernel.target, kernel.kind) for kernel in kernels} == {("sm_89", "cubin"), ("sm_80", "ptx")}
+    assert len(kernels) == 4 * 2
+
+
+def _kernels_at(plan: bytes, start: int) -> tuple[CompiledKernel, ...]:
+    """The kernels whose bytes begin at `start`: their reader says how many bytes it lacks."""
+    end, lacks = start + len(MAGIC), True
+    while lacks:
+        with pytest.raises(ValueError, match="takes") as raised:
+            from_bytes(plan[start:end])
+        size_bytes, offset = map(int, re.findall(r"takes (\d+) bytes at offset (\d+)", str(raised.value))[0])
+        end = start + offset + size_bytes
+        lacks = size_bytes < 1000 or not _is_whole(plan[start:end])
+    return from_bytes(plan[start:end])
+
+
+def _is_whole(data: bytes) -> bool:
+    try:
+        from_bytes(data)
+    except ValueError:
+        return False
+    return True
+
+
+class TestSeparateWeights:
+    def test_they_lie_beside_a_small_plan(self, tmp_path: Path, no_kernels: None) -> None:
+        manifest = build(PYDOC_LLAMA, tmp_path / "engine", weights="separate")
+        (rank,) = manifest.ranks
+        assert rank.weights == "rank0/weights.bin"
+        assert rank.network_sha256 is not None
+        assert plan_bytes(manifest) < 4_000_000  # of which the network's 7 MB are none
+        assert manifest.files["rank0/weights.bin"].size > 7_000_000
+
+    def test_refit_is_a_build_without_tensorrt(
+        self, tiny_llama: TinyLlama, tmp_path: Path, no_kernels: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The refitted engine has the plan of the one and the weights, tokenizer and configs of the other."""
+        build(tiny_llama("gqa", "float16"), tmp_path / "one", weights="separate")
+        build(tiny_llama("gqa", "bfloat16"), tmp_path / "other", weights="separate", dtype="float16")
+        monkeypatch.setattr(backend, "build_plan", None)
+        with open_checkpoint(tiny_llama("gqa", "bfloat16")) as checkpoint:
+            manifest = refit_engine(tmp_path / "one", checkpoint, tmp_path / "refitted")
+        verify_files(tmp_path / "refitted", manifest)
+        one, other = read_manifest(tmp_path / "one"), read_manifest(tmp_path / "other")
+        assert manifest.files["rank0/model.plan"] == one.files["rank0/model.plan"]
+        assert manifest.files["rank0/weights.bin"] == other.files["rank0/weights.bin"]
+        assert manifest.files["rank0/weights.bin"] != one.files["rank0/weights.bin"]
+        assert (manifest.model, manifest.ranks) == (other.model, other.ranks)
+
+    def test_in_place(self, tiny_llama: TinyLlama, tmp_path: Path, no_kernels: None) -> None:
+        engine = tmp_path / "engine"
+        before = build(tiny_llama("gqa"), engine, weights="separate")
+        with open_checkpoint(tiny_llama("gqa")) as checkpoint:
+            assert refit_engine(engine, checkpoint, engine, overwrite=True) == before == read_manifest(engine)
+
+    def test_another_network_is_refused(self, tiny_llama: TinyLlama, tmp_path: Path, no_kernels: None) -> None:
+        build(tiny_llama("gqa"), tmp_path / "engine", weights="separate")
+        for variant, what in (("mha", "sizes or constants of its layers"), ("odd_vocab", "vocab_size")):
+            with (
+                open_checkpoint(tiny_llama(variant)) as checkpoint,
+                pytest.raises(
+                    BuildError, match=rf"its network is not that of .*{what}.*build an engine from it instead"
+                ),
+            ):
+                refit_engine(tmp_path / "engine", checkpoint, tmp_path / "refitted")
+        assert not (tmp_path / "refitted").exists()
+
+    def test_weights_inside_are_refused(self, tiny_llama: TinyLlama, tmp_path: Path, no_kernels: None) -> None:
+        build(tiny_llama("gqa"), tmp_path / "engine")
+        with open_checkpoint(tiny_llama("gqa")) as checkpoint:
+            with pytest.raises(
+                BuildError, match=r"the weights are inside the plan: build it again, with weights separate"
+            ):
+                refit_engine(tmp_path / "engine", checkpoint, tmp_path / "refitted")
+            build_engine(checkpoint, tmp_path / "cpu")
+            with pytest.raises(BuildError, match=r"an engine for onnxruntime has no plan to keep"):
+                refit_engine(tmp_path / "cpu", checkpoint, tmp_path / "refitted")
+
+
+class TestWhatGoesWrong:
+    def job(self, tmp_path: Path, **changes: Any) -> PlanJob:
+        network, plan = lowered(), tensorrt_plan(separate_weights=True)
+        data = onnx_bytes(network, dict.fromkeys(network.weights, 0))
+        (tmp_path / "model.onnx").write_bytes(backend.weights_as_inputs(data))
+        fields = {
+            "graph": str(tmp_path / "model.onnx"),
+            "weights": "",
+            "plan": str(tmp_path / "model.plan"),
+            "library": "tensorrt_rtx",
+            "targets": ("sm89",),
+            "kernel_capabilities": (),
+            "profiles": make_profiles(network, plan),
+            "parent_pid": os.getpid(),
+        }
+        return PlanJob(**{**fields, **changes})
+
+    def refused(self, job: PlanJob) -> str:
+        with pytest.raises(BuildError) as raised:
+            build_plan.build_plan(job, 1, lambda *_: None)
+        assert not Path(job.plan).exists()
+        return str(raised.value)
+
+    def test_the_job_itself_is_right(self, tmp_path: Path) -> None:
+        stages = []
+        size_bytes = build_plan.build_plan(self.job(tmp_path), 7, lambda *stage: stages.append(stage))
+        assert size_bytes == (tmp_path / "model.plan").stat().st_size
+        names = ("reading the graph", "compiling kernels", "building the plan")
+        assert stages == [(name, done, 7) for name in names for done in (0, 7)]
+
+    def test_a_type_that_a_target_lacks(self, tmp_path: Path) -> None:
+        text = self.refused(self.job(tmp_path, targets=("sm75",)))
+        assert text.startswith("TensorRT cannot build the plan: ")
+        assert "Cannot compile for target(s) sm75" in text
+
+    def test_a_plugin_whose_input_does_not_fit(self, tmp_path: Path) -> None:
+        job = self.job(tmp_path)
+        model = onnx.load(job.graph, load_external_data=False)
+        attention = next(node for node in model.graph.node if node.op_type == "PagedAttention")
+        next(a for a in attention.attribute if a.name == "num_heads").i = 8
+        Path(job.graph).write_bytes(model.SerializeToString())
+        assert "PagedAttention: qkv has 256 columns, its fields say 384" in self.refused(job)
+
+    def test_a_plugin_without_a_field(self, tmp_path: Path) -> None:
+        job = self.job(tmp_path)
+        model = onnx.load(job.graph, load_external_data=False)
+        attention = next(node for node in model.graph.node if node.op_type == "PagedAttention")
+        attention.attribute.remove(next(a for a in attention.attribute if a.name == "kv_layout"))
+        Path(job.graph).write_bytes(model.SerializeToString())
+        assert "layers.0.attention: PagedAttention: the plugin lacks its field kv_layout" in self.refused(job)
+
+    def test_a_process_that_is_killed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        program = "import os; os.kill(os.getpid(), 9)"
+        monkeypatch.setattr(build_plan, "python_command", lambda module: [sys.executable, "-c", program])
+        text = self.refused(self.job(tmp_path))
+        assert text == "the process that builds the plan was killed by SIGKILL, as the system does when memory runs out"
+
+    def test_a_build_that_fails_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        program = "import sys; sys.exit('no room')"
+        monkeypatch.setattr(build_plan, "python_command", lambda module: [sys.executable, "-c", program])
+        with pytest.raises(BuildError, match=r"^the process that builds the plan ended with exit status 1: no room$"):
+            build(PYDOC_LLAMA, tmp_path / "engine")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_the_commands(tmp_path: Path, no_kernels: None) -> None:
+    """`no_kernels` reaches this process only, and so the commands run in it."""
+    engine, refitted = tmp_path / "engine", tmp_path / "refitted"
+    output = io.StringIO()
+    arguments = ["--backend", "tensorrt", "--target", "sm89, sm120", "--weights", "separate", "--max-batch-size", "8"]
+    with contextlib.redirect_stdout(output):
+        assert main(["build", str(PYDOC_LLAMA), "--output", str(engine), *arguments]) == 0
+        assert main(["refit", str(engine), str(PYDOC_LLAMA), "--output", str(refitted)]) == 0
+        assert main(["inspect", str(refitted)]) == 0
+    printed = output.getvalue()
+    assert f"{refitted}: the plan of {engine} with " in printed
+    assert "tensorrt: tensorrt_rtx 1.7" in printed
+    assert "built for sm89, sm120; compute capability 8.9 or newer" in printed
+    assert "none; weights beside the plan" in printed
+    assert "at most 8 sequences and 8192 tokens" in printed
+    assert "this version lacks it" not in printed
+
+
+def test_the_commands_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build_arguments = ["build", str(PYDOC_LLAMA), "--output", str(tmp_path / "engine")]
+    for arguments, text in (
+        (["--backend", "tensorrt", "--target", "sm90"], "target sm90: TensorRT-RTX has no such target"),
+        (
+            ["--backend", "tensorrt", "--quant", "int4", "--group-size", "32"],
+            "int4 group 32 is not available on TensorRT",
+        ),
+        (["--backend", "tensorrt", "--verify"], "this version builds engines for tensorrt and runs none"),
+        (["--quant", "int4"], "quantization int4 has no meaning on the backend onnxruntime"),
+    ):
+        assert main([*build_arguments, *arguments]) > 0
+        assert text in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_runtime_on_the_cpu_refuses_it_by_name(tmp_path: Path, no_kernels: None) -> None:
+    build(PYDOC_LLAMA, tmp_path / "engine")
+    text = "the engine was built for the backend tensorrt, this runtime has onnxruntime"
+    with pytest.raises(EngineError, match=text):
+        LLM(tmp_path / "engine")
+    with pytest.raises(ValueError, match=r"^backend='tensorrt': this version builds engines for TensorRT"):
+        LLM(PYDOC_LLAMA, backend="tensorrt")
