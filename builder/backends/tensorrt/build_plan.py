@@ -25,6 +25,7 @@ def build_plan(job: PlanJob, weights_bytes: int, progress: ProgressCallback) -> 
 
     Raises:
         BuildError: TensorRT refused the network, or its process ended.
+        OSError: the plan cannot be written; it has the file's name.
     """
     command = python_command("precast.builder.backends.tensorrt.plan_process")
     last: dict[str, Any] = {}
@@ -48,10 +49,9 @@ def build_plan(job: PlanJob, weights_bytes: int, progress: ProgressCallback) -> 
             stage = None
             for line in process.stdout:
                 last = json.loads(line)
-                if stage is not None and "error" not in last:
+                if stage is not None and ("stage" in last or "built" in last):
                     progress(stage, weights_bytes, weights_bytes)
-                stage = last.get("stage")
-                if stage is not None:
+                if (stage := last.get("stage")) is not None:
                     progress(stage, 0, weights_bytes)
             status = process.wait()
         finally:
@@ -62,7 +62,9 @@ def build_plan(job: PlanJob, weights_bytes: int, progress: ProgressCallback) -> 
         if "built" in last and status == 0:
             return int(last["built"]["plan_bytes"])
         if "error" in last:
-            raise BuildError(str(last["error"]))
+            raise BuildError(last["error"])
+        if "os_error" in last:
+            raise OSError(*last["os_error"])
         errors.seek(0)
         raise BuildError(f"the process that builds the plan {describe_end(status, errors)}")
 

@@ -2,7 +2,8 @@
 
 {"stage": name}                     what it does now
 {"built": {"plan_bytes"}}           the plan is written
-{"error": text}                     it cannot be built
+{"error": text}                     TensorRT refused something
+{"os_error": [errno, text, file]}   a file cannot be read or written
 """
 
 import json

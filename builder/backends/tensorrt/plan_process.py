@@ -13,6 +13,7 @@ import numpy as np
 
 from precast.builder.backends.tensorrt.plan_job import PlanJob
 from precast.builder.processes import say, start_process
+from precast.checkpoints.durable_files import os_errors_named, reserve, write_all
 from precast.checkpoints.weights_reader import read_weights_index
 from precast.plugins.paged_attention.tensorrt.fields import PLUGIN_NAMESPACE, PluginFields
 from precast.plugins.paged_attention.tensorrt.plugin import make_creator
@@ -28,8 +29,11 @@ def main() -> int:
     with start_process(job.parent_pid) as answers:
         try:
             say(answers, {"built": {"plan_bytes": _PlanBuilder(job, answers).build()}})
-        except (PlanError, OSError) as error:
+        except PlanError as error:
             say(answers, {"error": str(error)})
+            return 1
+        except OSError as error:
+            say(answers, {"os_error": [error.errno, error.strerror, error.filename]})
             return 1
     return 0
 
@@ -60,8 +64,9 @@ class _PlanBuilder:
         plan = builder.build_serialized_network(network, config)
         if plan is None or self._messages:
             raise PlanError(f"TensorRT cannot build the plan: {self._cause()}")
-        with Path(job.plan).open("xb") as file:
-            file.write(plan)
+        with os_errors_named(Path(job.plan)), Path(job.plan).open("xb", buffering=0) as file:
+            reserve(file, plan.nbytes)
+            write_all(file, memoryview(plan))
         return int(plan.nbytes)
 
     def _parse(self, parser: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 import pytest
 
+from precast.builder import processes
 from precast.builder.backends.tensorrt import backend, build_plan
 from precast.builder.backends.tensorrt.library import shared_library
 from precast.builder.backends.tensorrt.plan_job import PlanJob
@@ -26,7 +27,7 @@ from precast.builder.progress import ignore_progress
 from precast.builder.refit import refit_engine
 from precast.checkpoints.checkpoint import open_checkpoint
 from precast.checkpoints.engine_dir import check_files, read_manifest, verify_files
-from precast.checkpoints.engine_errors import EngineError
+from precast.checkpoints.engine_errors import EngineError, EngineIOError
 from precast.checkpoints.engine_manifest import EngineManifest, TensorRtRequirements
 from precast.checkpoints.weights_index import TensorSpec
 from precast.checkpoints.weights_writer import WeightsWriter
@@ -281,12 +282,45 @@ class TestWhatGoesWrong:
         text = self.refused(self.job(tmp_path))
         assert text == "the process that builds the plan was killed by SIGKILL, as the system does when memory runs out"
 
+    def test_a_place_that_is_taken(self, tmp_path: Path) -> None:
+        job = self.job(tmp_path)
+        Path(job.plan).write_bytes(b"")
+        with pytest.raises(FileExistsError) as raised:
+            build_plan.build_plan(job, 1, lambda *_: None)
+        assert raised.value.filename == job.plan
+
+    def test_a_full_disk(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_kernels: None) -> None:
+        """The process may write no file of more than 64 KB; the engine's writer says it as it says its own."""
+        limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)); "
+        monkeypatch.setattr(processes, "_PROGRAM", limit + processes._PROGRAM)
+        with pytest.raises(EngineIOError, match=r"engine/rank0/model\.plan: cannot be written: File too large; "):
+            build(PYDOC_LLAMA, tmp_path / "engine")
+        assert list(tmp_path.iterdir()) == []
+
     def test_a_build_that_fails_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         program = "import sys; sys.exit('no room')"
         monkeypatch.setattr(build_plan, "python_command", lambda module: [sys.executable, "-c", program])
         with pytest.raises(BuildError, match=r"^the process that builds the plan ended with exit status 1: no room$"):
             build(PYDOC_LLAMA, tmp_path / "engine")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorrt_itself_takes_the_same_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not installed here: a module in its place has what both libraries have, and no more."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "fake_packages"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))
+    plan = tensorrt_plan(library="tensorrt", targets=("current",))
+    network = lowered(WIDE, plan)
+    output = EngineDirectory(tmp_path)
+    backend.BACKEND.write(network, RandomTensors(WIDE), "rank0", output, plan, ignore_progress)
+    calls = (tmp_path / "rank0" / "model.plan").read_text().split()
+    assert calls[:3] == ["register:PagedAttention:precast", "create_network(0)", "load_model_proto"]
+    assert f"embedding.weight={40 * 128 * 2}" in calls
+    assert calls.count("profile") == 2
+    assert calls[calls.index("parse_model_proto") + 1] == "aliased=True"
+    assert "token_ids:(4,)" in calls
+    assert "token_ids:(64,)" in calls
 
 
 def test_the_commands(tmp_path: Path, no_kernels: None) -> None:
