@@ -157,13 +157,13 @@ def find_sequences(query_starts, found, row, num_sequences, ROWS: tl.constexpr):
     tl.store(found + 2 * row + 1, paging.sequence_of_tile(query_starts, row, num_sequences, ROWS))
 
 
-@pytest.mark.parametrize("num_sequences", [1, 3, 127, 128, 129, 300])
+@pytest.mark.parametrize("num_sequences", [1, 3, 128, 129, 300])
 @pytest.mark.parametrize("rows", [1, 3])
 def test_finding_the_sequence_of_a_row_and_of_a_tile(num_sequences: int, rows: int) -> None:
     lengths = np.random.default_rng(1).integers(1, 5, num_sequences)
     starts = np.array([0, *np.cumsum(lengths)], np.int32)
     found = np.full((starts[-1] // rows + num_sequences, 2), -1, np.int32)
-    tiles = np.random.default_rng(2).choice(len(found), min(len(found), 20), replace=False)
+    tiles = np.random.default_rng(2).choice(len(found), min(len(found), 8), replace=False)
     for tile in tiles:
         find_sequences[(1,)](*map(torch.from_numpy, (starts, found)), int(tile), num_sequences, rows)
     tile_of = {}
@@ -191,11 +191,11 @@ def test_a_workspace_of_larger_shapes_serves() -> None:
 @pytest.mark.usefixtures("small_tiles")
 def test_rows_do_not_depend_on_the_chunk_they_come_in() -> None:
     """The same tokens in one chunk and in several: the same bits, whole tiles or masked ones."""
-    op = attributes(heads=4, kv_heads=1, window=45)
-    whole = World(op, [Sequence(100, 100)])
+    op = attributes(heads=4, kv_heads=1, window=35)
+    whole = World(op, [Sequence(70, 70)])
     output, kv = whole.device(written_by_reference=True)
-    parts = World(op, [Sequence(100, 100)])  # one table for all of its blocks
-    for begin, end in [(0, 35), (35, 37), (37, 90), (90, 100)]:
+    parts = World(op, [Sequence(70, 70)])  # one table for all of its blocks
+    for begin, end in [(0, 25), (25, 27), (27, 64), (64, 70)]:
         parts.sequences, parts.num_tokens = [Sequence(end, end - begin)], end - begin
         parts.starts, parts.lengths = np.array([0, end - begin], np.int32), np.array([end], np.int32)
         parts.qkv = whole.qkv[begin:end]
@@ -227,7 +227,7 @@ def test_a_token_that_is_not_finite_changes_only_rows_that_see_it(window: int, p
 
 @pytest.mark.usefixtures("small_tiles")
 @settings(
-    deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(
     layout=st.sampled_from(DEVICE_KV_LAYOUTS),
@@ -238,7 +238,7 @@ def test_a_token_that_is_not_finite_changes_only_rows_that_see_it(window: int, p
     rotary=st.sampled_from([0, 4, 8]),
     has_norm=st.booleans(),
     window=st.sampled_from([0, 0, 1, 16, 33, 100]),
-    sequences=st.lists(st.tuples(st.integers(1, 150), st.integers(1, 6)), min_size=1, max_size=3),
+    sequences=st.lists(st.tuples(st.integers(1, 100), st.integers(1, 5)), min_size=1, max_size=3),
     seed=st.integers(0, 2**16),
 )
 def test_small_worlds(

@@ -152,16 +152,14 @@ def test_every_kernel_compiles_for_every_target(target: str, small_specs: tuple[
     assert serialize.from_bytes(serialize.to_bytes(kernels)) == kernels
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_triton")
-@pytest.mark.parametrize("head_dim", [2, 64, 80, 128, 256])
-def test_attention_fits_the_smallest_shared_memory(head_dim: int) -> None:
-    """Shared memory does not depend on the exact target among those with 99 KiB; compiling checks the limit."""
+@pytest.mark.parametrize("head_dim", [2, 128, 256])
+def test_the_largest_tiles_fit_the_smallest_shared_memory(head_dim: int) -> None:
+    """Compiling checks the limit. A smaller head_dim has smaller tiles, and the decode kernel uses half as much."""
     from precast.plugins.device.compile_triton import compile_kernel
 
-    _, context, decode, _ = kernel_specs(attributes(num_heads=16, head_dim=head_dim), 0, 0, False)
-    for spec in (context, decode):
-        assert 0 < compile_kernel(spec, "sm_86", "cubin").shared_bytes <= SHARED_BYTES_LIMITS["sm_86"]
+    context = kernel_specs(attributes(num_heads=16, head_dim=head_dim), 0, 0, False)[1]
+    assert 0 < compile_kernel(context, "sm_86", "cubin").shared_bytes <= SHARED_BYTES_LIMITS["sm_86"]
 
 
 @pytest.mark.usefixtures("_triton")

@@ -8,7 +8,7 @@ from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 
 from precast.plugins.paged_attention.reference import paged_attention
-from precast.plugins.paged_attention.schema import KV_LAYOUTS, NAME, PagedAttentionAttributes
+from precast.plugins.paged_attention.schema import CPU_KV_LAYOUTS, NAME, PagedAttentionAttributes
 from tests.kernel_levels import LEVELS
 from tests.plugins.op_session import run_op
 
@@ -25,7 +25,7 @@ def relative_error(a: Float32, b: Float32) -> float:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("layout", KV_LAYOUTS)
+@pytest.mark.parametrize("layout", CPU_KV_LAYOUTS)
 @pytest.mark.parametrize(
     ("rotary_dim", "window", "has_norms"),
     [(0, 0, False), (16, 0, False), (24, 0, True), (0, 33, True), (24, 530, False)],

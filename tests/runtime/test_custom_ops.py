@@ -21,7 +21,7 @@ from precast.plugins.linear.pack import pack
 from precast.plugins.linear.reference import linear
 from precast.plugins.paged_attention import schema as paged_attention_op
 from precast.plugins.paged_attention.reference import paged_attention
-from precast.plugins.paged_attention.schema import KV_LAYOUTS, PagedAttentionAttributes
+from precast.plugins.paged_attention.schema import CPU_KV_LAYOUTS, PagedAttentionAttributes
 from precast.plugins.rms_norm import schema as rms_norm_op
 from precast.plugins.rms_norm.reference import rms_norm
 from tests.kernel_levels import LEVELS
@@ -105,7 +105,7 @@ ATTENTION_TOLERANCES = {"kv16.f32/1": 3e-6, "kv16.bf16/1": 4e-3}
 """Probabilities are rounded to bf16 in a bf16 cache: where the last bit of one falls differently, 2^-9 of it shows."""
 
 
-@pytest.mark.parametrize("kv_layout", KV_LAYOUTS)
+@pytest.mark.parametrize("kv_layout", CPU_KV_LAYOUTS)
 @pytest.mark.parametrize("with_rope", [False, True])
 def test_paged_attention_over_several_steps(options: Any, kv_layout: str, with_rope: bool) -> None:
     """Two sequences, in chunks, in one pool that the op writes in place where it lies."""

@@ -1,0 +1,111 @@
+"""Runs compiled kernels on the current device, through the CUDA driver as cuda-python binds it (cuda.bindings.driver).
+
+The driver is an argument, so that order and arguments of its calls are tested without a GPU.
+"""
+
+import ctypes
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from precast.plugins.device.compiled_kernel import CompiledKernel
+from precast.plugins.device.launch import Launch
+from precast.plugins.device.select_kernels import select_kernels
+
+DEFAULT_SHARED_BYTES = 48 << 10
+"""Dynamic shared memory that a block may have without being asked for (CUDA C++ Programming Guide)."""
+_THREADS_PER_WARP = 32
+_C_TYPES = {"pointer": ctypes.c_uint64, "int32": ctypes.c_int32, "int64": ctypes.c_int64, "float": ctypes.c_float}
+_TRITON_PARAMETERS = ("global_scratch", "profile_scratch")
+"""What Triton adds to every kernel: null, as compile_triton.py has checked."""
+
+
+class DeviceError(RuntimeError):
+    """The CUDA driver refused a call; the message has the call and the driver's own words."""
+
+
+class Launcher:
+    """Kernels loaded into the current context. It must be made and used while that context is current.
+
+    Modules stay loaded until the context ends: graphs that were captured refer to them.
+    """
+
+    def __init__(self, driver: Any, kernels: Iterable[CompiledKernel]) -> None:
+        """Load, of each kernel, the code that suits the current device.
+
+        Raises:
+            DeviceError: there is no current context, or the driver cannot load the code.
+            ValueError: a kernel was not compiled for the device.
+        """
+        self._driver = driver
+        device = self._call("cuCtxGetDevice")
+        attribute = driver.CUdevice_attribute
+        major, minor = (
+            self._call("cuDeviceGetAttribute", which, device)
+            for which in (
+                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+            )
+        )
+        self._kernels = select_kernels(kernels, int(major), int(minor))
+        self._functions = {name: self._load(kernel) for name, kernel in self._kernels.items()}
+
+    def launch(self, launch: Launch, addresses: Mapping[str, int], stream: int) -> None:
+        """Enqueue one launch.
+
+        Args:
+            launch: What to run.
+            addresses: Of every buffer that it names, on the device.
+            stream: The handle of a CUDA stream.
+
+        Raises:
+            DeviceError: the driver refused it.
+            ValueError: the kernel takes other arguments, or an address is missing or not a multiple of 16.
+        """
+        kernel = self._kernels[launch.kernel]
+        arguments = _arguments(kernel, launch, addresses)
+        pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
+        self._call(
+            "cuLaunchKernel",
+            self._functions[launch.kernel],
+            *launch.grid,
+            _THREADS_PER_WARP * kernel.num_warps,
+            1,
+            1,
+            kernel.shared_bytes,
+            stream,
+            ctypes.addressof(pointers),
+            0,
+        )
+
+    def _load(self, kernel: CompiledKernel) -> Any:
+        code = kernel.code + b"\0" if kernel.kind == "ptx" else kernel.code  # the driver reads PTX as a C string
+        module = self._call("cuModuleLoadData", code, what=f"{kernel.name} for {kernel.target} ({kernel.kind})")
+        function = self._call("cuModuleGetFunction", module, kernel.name.encode("ascii"), what=kernel.name)
+        if kernel.shared_bytes > DEFAULT_SHARED_BYTES:
+            attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            self._call("cuFuncSetAttribute", function, attribute, kernel.shared_bytes, what=kernel.name)
+        return function
+
+    def _call(self, name: str, *arguments: object, what: str = "") -> Any:
+        """A function of the driver: its result behind the status, or None."""
+        status, *results = getattr(self._driver, name)(*arguments)
+        if int(status) != 0:
+            _, text = self._driver.cuGetErrorString(status)
+            words = text.decode() if isinstance(text, bytes) else f"error {int(status)}"
+            raise DeviceError(f"{name}{f' of {what}' if what else ''}: {words}")
+        return results[0] if results else None
+
+
+def _arguments(kernel: CompiledKernel, launch: Launch, addresses: Mapping[str, int]) -> list[Any]:
+    """The C values of a launch's arguments, in the order of the kernel's parameters."""
+    scalars = dict(launch.scalars)
+    given = (*launch.buffers, *scalars, *_TRITON_PARAMETERS)
+    taken = tuple(parameter.name for parameter in kernel.parameters)
+    if given != taken:
+        raise ValueError(f"kernel {kernel.name} takes {', '.join(taken)}, the launch gives {', '.join(given)}")
+    if missing := [name for name in launch.buffers if name not in addresses]:
+        raise ValueError(f"kernel {kernel.name} needs the address of {', '.join(missing)}")
+    if crooked := [name for name in launch.buffers if addresses[name] % 16]:
+        raise ValueError(f"kernel {kernel.name}: the address of {', '.join(crooked)} must be a multiple of 16")
+    values = {**{name: addresses[name] for name in launch.buffers}, **scalars, **dict.fromkeys(_TRITON_PARAMETERS, 0)}
+    return [_C_TYPES[parameter.c_type](values[parameter.name]) for parameter in kernel.parameters]
