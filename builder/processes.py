@@ -50,13 +50,18 @@ def start_process(parent_pid: int) -> TextIO:
 
     What a library prints goes to standard error.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent then ends this process
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it ended before that
-        os.kill(os.getpid(), signal.SIGKILL)
+    end_with(parent_pid)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers
+
+
+def end_with(parent_pid: int) -> None:
+    """Leave Ctrl-C to the parent, which then ends this process, and be killed when it ends, whatever ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:  # it ended before that
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def say(answers: TextIO, message: dict[str, object]) -> None:

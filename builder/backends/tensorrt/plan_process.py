@@ -102,14 +102,16 @@ class _PlanBuilder:
         return config
 
     def _compile_kernels(self, fields: PluginFields) -> bytes:
-        from precast.plugins.device.compile_triton import compile_kernels
+        from precast.builder.backends.tensorrt.compile_kernels import compile_beside_each_other
         from precast.plugins.device.serialize import to_bytes
         from precast.plugins.paged_attention.device.kernels import kernel_specs
 
         self._say_stage("compiling kernels")
         targets = [f"sm_{value}" for value in self._job.kernel_capabilities]
-        specs = kernel_specs(fields.attributes, fields.rotary_dim, fields.num_frequencies, fields.has_qk_norm)
-        return to_bytes(compile_kernels(specs, targets, ptx=bool(targets)))
+        specs = kernel_specs(
+            fields.attributes, fields.rotary_dim, fields.num_frequencies, fields.has_qk_norm, fields.has_sinks
+        )
+        return to_bytes(compile_beside_each_other(specs, targets))
 
     def _say_stage(self, stage: str) -> None:
         say(self._answers, {"stage": stage})

@@ -13,7 +13,7 @@ from precast.plugins.paged_attention.tensorrt.fields import PLUGIN_NAMESPACE
 
 POOL = 4
 """PagedAttention's input that is written in place."""
-_INV_FREQ, _Q_NORM = 5, 6
+_INV_FREQ, _Q_NORM, _SINKS = 5, 6, 8
 
 
 class LowerAttention(Pass):
@@ -55,6 +55,7 @@ class LowerAttention(Pass):
             "rotary_dim": 2 * pairs,
             "num_frequencies": num_frequencies,
             "has_qk_norm": int(input_at(node, _Q_NORM) is not None),
+            "has_sinks": int(input_at(node, _SINKS) is not None),
         }
         # 3.
         values |= {"plugin_namespace": PLUGIN_NAMESPACE, "plugin_version": str(paged_attention.VERSION)}
