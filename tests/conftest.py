@@ -1,5 +1,6 @@
 """Fixtures that every room's tests use."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 
 from precast.building import build
 from tests.tiny_llama import make_checkpoint
+
+# Every engine audits its blocks and requests after each step, also those of the processes that tests start.
+os.environ.setdefault("PRECAST_AUDIT", "1")
 
 
 @pytest.fixture(scope="session")
@@ -27,13 +31,13 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tiny_engine(tiny_llama: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`tiny_engine("gqa") -> Path`: the session's read-only engine of that variant, built when first asked for."""
-    made: dict[tuple[str, str | None], Path] = {}
+    made: dict[tuple[str, str | None, str], Path] = {}
 
-    def engine(variant: str, dtype: str | None = None) -> Path:
-        key = (variant, dtype)
+    def engine(variant: str, dtype: str | None = None, kv_cache_dtype: str = "auto") -> Path:
+        key = (variant, dtype, kv_cache_dtype)
         if key not in made:
             made[key] = tmp_path_factory.mktemp(f"{variant}-engine") / "engine"
-            build(tiny_llama(variant, dtype), made[key])
+            build(tiny_llama(variant, dtype), made[key], kv_cache_dtype=kv_cache_dtype)
         return made[key]
 
     return engine

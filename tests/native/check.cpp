@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <string_view>
 #include <vector>
@@ -50,6 +51,7 @@ void fail(const char* file, int line, const std::string& message) {
 }
 
 int run(int argc, char** argv) {
+  ::setenv("PRECAST_AUDIT", "1", 0);  // of every engine that a test loads
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   int num_run = 0;

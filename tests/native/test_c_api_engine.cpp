@@ -19,13 +19,13 @@
 #include "precast.h"
 #include "tests/native/check.h"
 #include "tests/native/external_engine.h"
+#include "tests/native/failing_memory.h"
+#include "tests/native/waiting.h"
 
 using namespace precast::test;
 using Ids = std::vector<std::int32_t>;
 
 namespace {
-
-constexpr std::int64_t long_ns = 20'000'000'000;
 
 std::string message_of(precast_error_t* error) {
   if (error == nullptr) return "";
@@ -84,7 +84,7 @@ struct World {
     while (count > 0) {
       precast_event_t some[3];
       std::size_t num_events = 0;
-      CHECK_EQ(message_of(precast_engine_wait(engine, some, sizeof some[0], 3, long_ns, &num_events)), "");
+      CHECK_EQ(message_of(precast_engine_wait(engine, some, sizeof some[0], 3, patience_ns, &num_events)), "");
       CHECK(num_events > 0);
       for (std::size_t i = 0; i < num_events; ++i) {
         const precast_event_t& event = some[i];
@@ -335,10 +335,8 @@ TEST("without a logits processor nobody can ask for it") {
 
 TEST("the descriptor is readable exactly while waiting would not block") {
   CountingTable counting;
-  std::atomic<bool> open = false;
-  counting.on_collect = [&open] {
-    while (!open) std::this_thread::yield();
-  };
+  Gate gate(false);
+  counting.on_collect = [&gate] { gate.pass(); };
   World world(counting);
   world.load();
   int descriptor = -1;
@@ -350,7 +348,7 @@ TEST("the descriptor is readable exactly while waiting would not block") {
   CHECK(!is_readable(0));
   world.submit_greedy(1, {1}, 1);
   CHECK(!is_readable(20));
-  open = true;
+  gate.open();
   CHECK(is_readable(10'000));
   precast_event_t event;
   std::size_t count = 0;
@@ -370,10 +368,8 @@ TEST("the descriptor is readable exactly while waiting would not block") {
 
 TEST("a full queue is a value, or an error for who does not ask") {
   CountingTable counting;
-  std::atomic<bool> open = false;
-  counting.on_collect = [&open] {
-    while (!open) std::this_thread::yield();
-  };
+  Gate gate(false);
+  counting.on_collect = [&gate] { gate.pass(); };
   World world(counting);
   world.options.max_queue_size = 3;
   world.load();
@@ -388,7 +384,7 @@ TEST("a full queue is a value, or an error for who does not ask") {
   CHECK_EQ(message_of(world.submit(four, {1}, World::greedy(1), &queued)), "");
   CHECK_EQ(queued, 0U);
   CHECK(contains(message_of(world.submit(four, {1}, World::greedy(1))), "the queue is full"));
-  open = true;
+  gate.open();
   world.wait(3);
 }
 
@@ -415,31 +411,129 @@ TEST("deadlines, priorities and statistics reach the caller") {
   CHECK(precast_engine_reset_prefix_cache(world.engine) == nullptr);
 }
 
-TEST("requests of older callers have the defaults of what they lack, and unknown fields of newer ones are refused") {
+TEST("statistics and KV events that there is no memory for are told by the next call") {
+  CountingTable counting;
+  World world(counting);
+  world.options.iteration_stats_size = 100;
+  world.options.kv_events_size = 100;
+  world.load();
+  world.submit_greedy(1, Ids(9, 3), 4);
+  world.wait(1);
+  // Fails at one allocation after the other, until there are no more.
+  const auto json_in_the_end = [&world](precast_error_t* (*read)(const precast_engine_t*, char**)) {
+    for (std::size_t num_left = 0;; ++num_left) {
+      char* text = nullptr;
+      fail_allocations(num_left, Failing::once);
+      precast_error_t* const error = read(world.engine, &text);
+      const bool has_failed = stop_failing();
+      CHECK_EQ(error != nullptr, has_failed);
+      if (!has_failed) {
+        CHECK(num_left > 5);
+        const std::string copy = text;
+        precast_string_delete(text);
+        return copy;
+      }
+      CHECK(text == nullptr);
+      CHECK_EQ(precast_error_code(error), PRECAST_ERROR_RESOURCE_EXHAUSTED);
+      precast_error_delete(error);
+    }
+  };
+  const std::string iterations = json_in_the_end(precast_engine_iteration_stats);
+  for (int step = 1; step <= 5; ++step) CHECK(contains(iterations, "\"iter\": " + std::to_string(step) + ","));
+  const std::string events = json_in_the_end(precast_engine_kv_events);
+  CHECK(contains(events, "\"type\": \"created\"") && contains(events, "[3, 3, 3, 3]"));
+  CHECK_EQ(world.json(precast_engine_iteration_stats), "[]");
+  CHECK_EQ(world.json(precast_engine_kv_events), "[]");
+}
+
+namespace {
+
+/// A struct as the caller of a newer precast.h would have it.
+template <typename T>
+struct Newer {
+  explicit Newer(const T& from) : known(from) { known.struct_size = sizeof *this; }
+
+  T known;
+  std::uint64_t unknown = 0;
+};
+
+}  // namespace
+
+TEST("structs of older callers have the defaults of what they lack") {
+  CountingTable counting;
+  World world(counting);
+  // What lies beyond a caller's struct is not looked at.
+  world.options.struct_size = offsetof(precast_engine_options_t, worker_path);
+  world.options.worker_path = reinterpret_cast<const char*>(1);
+  world.load();
+  precast_request_t request = World::request(1);
+  request.struct_size = offsetof(precast_request_t, n);
+  request.n = 77;
+  precast_sampling_t sampling = World::greedy(2);
+  sampling.struct_size = offsetof(precast_sampling_t, min_tokens);
+  sampling.repetition_penalty = -1.0F;
+  CHECK_EQ(message_of(world.submit(request, {1}, sampling)), "");
+  world.wait(1);
+  CHECK((world.tokens[{1, 0}] == Ids{2, 3}));
+  // Of the oldest there can be, only what is set before the first optional field counts.
+  sampling.struct_size = offsetof(precast_sampling_t, top_k);
+  sampling.top_k = 1U << 31;
+  CHECK_EQ(message_of(world.submit(World::request(2), {1}, sampling)), "");
+  world.wait(1);
+  CHECK((world.tokens[{2, 0}] == Ids{2, 3}));
+  sampling.struct_size = 0;
+  CHECK(contains(message_of(world.submit(World::request(3), {1}, sampling)), "precast_sampling_t.struct_size is 0"));
+}
+
+TEST("structs of newer callers are taken unless they set what this library does not know") {
+  const auto unknown_of = [](const std::string& type) { return type + " sets fields that this library does not know"; };
+  CountingTable counting;
+  World world(counting);
+  Newer table(counting.table());
+  world.options.session = &table.known;
+  table.unknown = 1;
+  CHECK(contains(message_of(world.try_load()), unknown_of("precast_session_table_t")));
+  table.unknown = 0;
+  Forbidding forbidding;
+  Newer processor(forbidding.table());
+  world.options.logits_processor = &processor.known;
+  processor.unknown = 1;
+  CHECK(contains(message_of(world.try_load()), unknown_of("precast_logits_processor_t")));
+  processor.unknown = 0;
+  Newer options(world.options);
+  const auto load = [&] {
+    return precast_engine_new(external_engine_directory().path().c_str(), &options.known, &world.engine);
+  };
+  options.unknown = 1;
+  CHECK(contains(message_of(load()), unknown_of("precast_engine_options_t")));
+  CHECK_EQ(counting.num_created, 0);
+  options.unknown = 0;
+  CHECK_EQ(message_of(load()), "");
+
+  const Ids prompt{1};
+  Newer sampling(World::greedy(2));
+  Newer request(World::request(1));
+  request.known.prompt_token_ids = prompt.data();
+  request.known.num_prompt_tokens = prompt.size();
+  request.known.sampling = &sampling.known;
+  const precast_request_t* pointer = &request.known;
+  const auto submit = [&] { return precast_engine_submit(world.engine, &pointer, 1, nullptr); };
+  request.unknown = 1;
+  CHECK(contains(message_of(submit()), unknown_of("precast_request_t")));
+  request.unknown = 0;
+  sampling.unknown = 1;
+  CHECK(contains(message_of(submit()), unknown_of("precast_sampling_t")));
+  sampling.unknown = 0;
+  CHECK_EQ(message_of(submit()), "");
+  world.wait(1);
+  CHECK((world.tokens[{1, 0}] == Ids{2, 3}));
+}
+
+TEST("events are written in the caller's size, which is at least that of the first version") {
   CountingTable counting;
   World world(counting);
   world.load();
-  precast_request_t older = World::request(1);
-  precast_sampling_t sampling = World::greedy(2);
-  older.struct_size = offsetof(precast_request_t, n);
-  older.n = 77;  // beyond the caller's struct: not looked at
-  sampling.struct_size = offsetof(precast_sampling_t, min_tokens);
-  sampling.repetition_penalty = -1.0F;
-  CHECK_EQ(message_of(world.submit(older, {1}, sampling)), "");
-  world.wait(1);
-  CHECK((world.tokens[{1, 0}] == Ids{2, 3}));
-  struct NewerRequest {
-    precast_request_t known;
-    std::uint64_t unknown;
-  } newer{World::request(2), 1};
-  newer.known.struct_size = sizeof newer;
-  const Ids prompt{1};
-  newer.known.prompt_token_ids = prompt.data();
-  newer.known.num_prompt_tokens = 1;
-  const precast_request_t* pointer = &newer.known;
-  CHECK(contains(message_of(precast_engine_submit(world.engine, &pointer, 1, nullptr)), "sets fields that this library"));
-  newer.unknown = 0;
-  CHECK_EQ(message_of(precast_engine_submit(world.engine, &pointer, 1, nullptr)), "");
+  world.submit_greedy(1, {1}, 2);
   struct NewerEvent {
     precast_event_t known;
     std::uint64_t unknown;
@@ -447,7 +541,7 @@ TEST("requests of older callers have the defaults of what they lack, and unknown
   for (bool is_over = false; !is_over;) {
     NewerEvent event{{}, 7};
     std::size_t count = 0;
-    CHECK(precast_engine_wait(world.engine, &event.known, sizeof event, 1, long_ns, &count) == nullptr);
+    CHECK(precast_engine_wait(world.engine, &event.known, sizeof event, 1, patience_ns, &count) == nullptr);
     CHECK_EQ(count, 1U);
     CHECK_EQ(event.unknown, 0U);
     is_over = event.known.is_last != 0;
@@ -459,7 +553,7 @@ TEST("requests of older callers have the defaults of what they lack, and unknown
   CHECK(contains(message_of(precast_engine_wait(world.engine, &event, 8, 1, 0, &count)), "event_size"));
 }
 
-TEST("tables that were never initialised, or come from newer callers, are refused by name") {
+TEST("tables that were never initialised, or end before what they must have, are refused by name") {
   CountingTable counting;
   World world(counting);
   world.table.struct_size = 0;

@@ -9,14 +9,15 @@
 
 #include "runtime/native/src/engine.h"
 #include "tests/native/check.h"
+#include "tests/native/waiting.h"
 
 using namespace precast;
+using namespace precast::test;
 using Ids = std::vector<std::int32_t>;
 
 namespace {
 
 constexpr std::int32_t vocab_size = 50;
-constexpr std::int64_t second_ns = 1'000'000'000;
 
 /// Says that token t is followed by t + 1; fails a step that holds the token `poison`; gives NaN after `nan_token`.
 class CountingSession final : public Session {
@@ -30,9 +31,7 @@ class CountingSession final : public Session {
 
   StepResult collect(std::uint64_t step) override {
     CHECK_EQ(step, batch_->id);
-    if (gate != nullptr) {
-      while (!gate->load()) std::this_thread::yield();
-    }
+    if (gate != nullptr) gate->pass();
     for (const std::int32_t token : batch_->token_ids) {
       if (token == poison) throw Error(ErrorCode::onnxruntime, "poisoned");
     }
@@ -45,7 +44,7 @@ class CountingSession final : public Session {
     return {.logits = logits_, .token_ids = {}};
   }
 
-  const std::atomic<bool>* gate = nullptr;  // when given, steps wait for it
+  Gate* gate = nullptr;  // when given, steps wait for it
 
  private:
   const StepBatch* batch_ = nullptr;
@@ -56,7 +55,7 @@ const SchedulerConfig config{
     .max_batch_size = 4, .max_num_tokens = 16, .kv = {.tokens_per_block = 4, .num_blocks = 32}};
 const EngineLimits limits{.vocab_size = vocab_size, .max_seq_len = 64, .eos_token_ids = {40}};
 
-std::unique_ptr<Engine> make_engine(const std::atomic<bool>* gate = nullptr) {
+std::unique_ptr<Engine> make_engine(Gate* gate = nullptr) {
   auto session = std::make_unique<CountingSession>();
   session->gate = gate;
   return std::make_unique<Engine>(std::move(session), config, limits, EngineSettings{.audit = true});
@@ -74,7 +73,7 @@ Submission greedy(std::uint64_t id, Ids prompt, std::int32_t max_tokens) {
 std::vector<Event> wait_for_ends(Engine& engine, std::size_t count) {
   std::vector<Event> events;
   while (count > 0) {
-    const std::vector<Event> some = engine.wait(16, 20 * second_ns);
+    const std::vector<Event> some = engine.wait(16, patience_ns);
     CHECK(!some.empty());
     for (const Event& event : some) {
       count -= event.finish_reason != FinishReason::none;
@@ -171,11 +170,11 @@ TEST("invalid requests are refused together with the call they are in") {
 }
 
 TEST("an id is taken until its request has ended") {
-  std::atomic<bool> open = false;
-  const auto engine = make_engine(&open);
+  Gate gate(false);
+  const auto engine = make_engine(&gate);
   engine->submit({greedy(1, {1}, 1)});
   CHECK(code_of(*engine, {greedy(1, {1}, 1)}) == ErrorCode::invalid_argument);
-  open = true;
+  gate.open();
   wait_for_ends(*engine, 1);
   engine->submit({greedy(1, {1}, 1)});
   wait_for_ends(*engine, 1);
@@ -200,15 +199,15 @@ TEST("a step that fails ends its requests, and the engine goes on") {
 }
 
 TEST("cancelling ends a request once, waiting or running") {
-  std::atomic<bool> open = false;
-  const auto engine = make_engine(&open);
+  Gate gate(false);
+  const auto engine = make_engine(&gate);
   std::vector<Submission> submissions;
   for (std::uint64_t id = 1; id <= 6; ++id) submissions.push_back(greedy(id, {1}, 8));
   engine->submit(submissions);
   CHECK(engine->cancel(1));
   CHECK(engine->cancel(6));
   CHECK(!engine->cancel(7));
-  open = true;
+  gate.open();
   const std::vector<Event> events = wait_for_ends(*engine, 6);
   std::map<std::uint64_t, FinishReason> ends;
   for (const Event& event : events) {
@@ -221,12 +220,12 @@ TEST("cancelling ends a request once, waiting or running") {
 }
 
 TEST("shutting down cancels, delivers what is left, then says so") {
-  std::atomic<bool> open = false;
-  const auto engine = make_engine(&open);
+  Gate gate(false);
+  const auto engine = make_engine(&gate);
   engine->submit({greedy(1, {1}, 30), greedy(2, {1}, 30)});
   engine->shutdown();
   engine->shutdown();
-  open = true;
+  gate.open();
   CHECK(code_of(*engine, {greedy(3, {1}, 1)}) == ErrorCode::shut_down);
   const std::vector<Event> events = wait_for_ends(*engine, 2);
   for (const Event& event : events) {
@@ -271,7 +270,7 @@ TEST("an event that there is no memory for stays in the queue") {
       if (!is_over) tokens.push_back(event.token_id);
     };
     try {
-      CHECK(engine->wait(8, 20 * second_ns, take) <= 1);
+      CHECK_EQ(engine->wait(8, patience_ns, take), 1U);  // 0: the event is lost
     } catch (const std::bad_alloc&) {
       CHECK(num_calls % 2 == 0);
     }

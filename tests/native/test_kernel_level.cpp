@@ -1,35 +1,20 @@
 // runtime/native/src/kernel_level.h: which level an engine is loaded with, and what is refused.
 #include "runtime/native/src/kernel_level.h"
 
-#include <cstdlib>
 #include <string>
 
 #include "runtime/native/src/error.h"
 #include "tests/native/check.h"
+#include "tests/native/environment_scope.h"
 
 namespace precast {
 namespace {
 
+using test::EnvironmentScope;
+
 constexpr ProcessorFeatures haswell{.avx2 = true, .fma = true, .f16c = true};
 
-// Sets PRECAST_KERNEL_LEVEL, and puts back what was there.
-class EnvironmentScope {
- public:
-  explicit EnvironmentScope(const char* value) {
-    const char* const before = std::getenv(name);
-    had_value_ = before != nullptr;
-    if (had_value_) before_ = before;
-    setenv(name, value, 1);
-  }
-  ~EnvironmentScope() { had_value_ ? setenv(name, before_.c_str(), 1) : unsetenv(name); }
-  EnvironmentScope(const EnvironmentScope&) = delete;
-  EnvironmentScope& operator=(const EnvironmentScope&) = delete;
-
- private:
-  static constexpr const char* name = "PRECAST_KERNEL_LEVEL";
-  bool had_value_;
-  std::string before_;
-};
+constexpr const char* variable = "PRECAST_KERNEL_LEVEL";
 
 std::string refusal(const std::string& wanted, const ProcessorFeatures& processor) {
   try {
@@ -42,10 +27,10 @@ std::string refusal(const std::string& wanted, const ProcessorFeatures& processo
 }
 
 TEST("kernel level: the option goes before the environment, and that before the best") {
-  const EnvironmentScope unset("");
+  const EnvironmentScope unset(variable, "");
   CHECK(choose_kernel_level("", haswell) == KernelLevel::avx2);
   CHECK(choose_kernel_level("", ProcessorFeatures{}) == KernelLevel::portable);
-  const EnvironmentScope set("portable");
+  const EnvironmentScope set(variable, "portable");
   CHECK(choose_kernel_level("", haswell) == KernelLevel::portable);
   CHECK(choose_kernel_level("avx2", haswell) == KernelLevel::avx2);
 }
@@ -53,7 +38,7 @@ TEST("kernel level: the option goes before the environment, and that before the 
 TEST("kernel level: one that the processor lacks is refused, with what is missing and what would run") {
   CHECK_EQ(refusal("avx512", haswell),
            "kernel_level is \"avx512\", which this processor cannot run, for it has no AVX512F; its best is avx2");
-  const EnvironmentScope set("avx2");
+  const EnvironmentScope set(variable, "avx2");
   CHECK_EQ(refusal("", ProcessorFeatures{}),
            "PRECAST_KERNEL_LEVEL is \"avx2\", which this processor cannot run, for it has no AVX2; its best is "
            "portable");

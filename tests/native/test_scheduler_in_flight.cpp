@@ -204,3 +204,56 @@ TEST("in flight: a step that is refused ends its own requests; the blocks of old
   world.add(3, {11, 12, 13, 14, 15}, 1);
   CHECK_EQ(world.schedule().batch.num_tokens(), 4U);  // of 2 nothing is found
 }
+
+TEST("in flight: a block that a window has left is another's at once, the last blocks of a cancelled request are not") {
+  SchedulerConfig config = two_in_flight(true);
+  config.max_num_tokens = 8;
+  config.kv.windows = {0, 4};
+  config.kv.reuse = false;
+  SchedulerWorld world(config);
+  world.add(1, range(101, 12), 4);
+  const ScheduledStep first = world.schedule();
+  CHECK(first.batch.token_ids == range(101, 8));
+  CHECK(blocks_of(first, 0, 0) == Ids({0, 1}));
+  CHECK(blocks_of(first, 0, 1) == Ids({2, 3}));
+  // Nothing of 1 is computed yet: its window, which has moved on to position 5 in this step, leaves nothing behind.
+  const ScheduledStep second = world.schedule();
+  CHECK(second.batch.token_ids == range(109, 4));
+  CHECK(blocks_of(second, 0, 0) == Ids({0, 1, 4}));
+  CHECK(blocks_of(second, 0, 1) == Ids({2, 3, 5}));
+  world.add(2, range(201, 4), 2);
+  CHECK_EQ(world.num_free(), 10);
+  world.update(first, {});
+  // Now it leaves block 2. The second step, which is in flight, names it and does not see it.
+  const ScheduledStep third = world.schedule();
+  CHECK(third.batch.token_ids == Ids({-1, 201, 202, 203, 204}));
+  check_source(third, 0, 0, 2);
+  CHECK(blocks_of(third, 0, 0) == Ids({0, 1, 4, 2}));
+  CHECK(blocks_of(third, 0, 1) == Ids({-1, 3, 5, 6}));
+  CHECK(blocks_of(third, 1, 0) == Ids({7}));
+  CHECK(blocks_of(third, 1, 1) == Ids({8}));
+  world.update(second, {21});
+  // And block 3, which goes to 2.
+  const ScheduledStep fourth = world.schedule();
+  CHECK(fourth.batch.token_ids == Ids({-1, -1}));
+  CHECK(fourth.batch.context_lengths == Ids({14, 5}));
+  CHECK(blocks_of(fourth, 0, 0) == Ids({0, 1, 4, 2}));
+  CHECK(blocks_of(fourth, 0, 1) == Ids({-1, -1, 5, 6}));
+  CHECK(blocks_of(fourth, 1, 0) == Ids({7, 3}));
+  CHECK(blocks_of(fourth, 1, 1) == Ids({8, 9}));
+  CHECK_EQ(world.num_free(), 6);
+  world.scheduler.cancel(1, world.emit);
+  world.update(third, {22, 31});
+  CHECK_EQ(world.num_free(), 6);  // the fourth step still writes to what 1 had
+  CHECK(world.schedule().sequences.empty());
+  world.update(fourth, {23, 32});
+  CHECK_EQ(world.num_free(), 16);
+  CHECK(world.tokens_of(1) == Ids({21}));
+  CHECK(world.end_of(1) == FinishReason::cancelled);
+  CHECK(world.tokens_of(2) == Ids({31, 32}));
+  CHECK(world.end_of(2) == FinishReason::length);
+  world.add(3, range(301, 8), 1);
+  const ScheduledStep fifth = world.schedule();
+  CHECK(blocks_of(fifth, 0, 0) == Ids({7, 3}));  // as 2, who gave them back last, had them
+  CHECK(blocks_of(fifth, 0, 1) == Ids({8, 9}));
+}

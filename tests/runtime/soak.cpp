@@ -31,7 +31,7 @@ namespace {
 constexpr std::uint32_t max_batch_size = 16;
 constexpr std::uint32_t max_num_tokens = 128;
 constexpr std::uint32_t max_seq_len = 128;
-constexpr std::uint64_t max_queue_size = 256;
+constexpr std::uint64_t max_queue_size = 64;  // those that wait take memory, too, and no heap gives all of it back
 constexpr std::int32_t vocab_size = 320;
 constexpr int num_clients = 4;
 
@@ -286,28 +286,57 @@ void run_clients(const precast_engine_t* engine, Ledger& ledger, std::uint64_t n
   collector.join();
 }
 
-/// The largest step that there can be, in tokens and in sequences, and everything that a first step brings with it.
+/// The first exception of a process reads the unwinding tables of its libraries: pages of files, which count as resident.
+void have_a_request_refused(const precast_engine_t* engine) {
+  precast_request_t request;
+  precast_request_init(&request, sizeof request);
+  const precast_request_t* pointer = &request;
+  precast_error_t* error = precast_engine_submit(engine, &pointer, 1, nullptr);
+  if (error == nullptr) die("an invalid request was taken");
+  precast_error_delete(error);
+}
+
+/// Whether an iteration since the last call was as large as can be, in tokens and in sequences.
+bool was_maximal(const precast_engine_t* engine) {
+  char* json = nullptr;
+  check(precast_engine_iteration_stats(engine, &json), "iteration stats");
+  const std::string text = json;
+  precast_string_delete(json);
+  const std::string all_sequences = "\"num_scheduled_requests\": " + std::to_string(max_batch_size) + ',';
+  const std::string all_tokens = "\"num_context_tokens\": " + std::to_string(max_num_tokens) + ',';
+  for (std::size_t start = 0, end = 0; (end = text.find('}', start)) != std::string::npos; start = end + 1) {
+    const std::string iteration = text.substr(start, end - start);
+    const bool has_all_sequences = iteration.find(all_sequences) != std::string::npos;
+    if (has_all_sequences && iteration.find(all_tokens) != std::string::npos) return true;
+  }
+  return false;
+}
+
+/// The largest step that there can be: 16 prompts, 128 tokens, and parameters of all kinds. Half of the requests need a second
+/// block before they end, so that every block of the pool is used.
 void run_maximal_step(const precast_engine_t* engine, Ledger& ledger) {
-  std::vector<std::vector<std::int32_t>> prompts;
-  std::vector<precast_request_t> requests(max_batch_size);
+  Random random(1);
+  std::vector<Draft> drafts(max_batch_size);
   std::vector<const precast_request_t*> pointers;
-  precast_sampling_t sampling;
-  precast_sampling_init(&sampling, sizeof sampling);
-  sampling.max_tokens = 8;
-  sampling.num_logprobs = 5;
   for (std::uint32_t i = 0; i < max_batch_size; ++i) {
-    prompts.emplace_back(max_num_tokens / max_batch_size, static_cast<std::int32_t>(i));
-    precast_request_init(&requests[i], sizeof requests[i]);
-    requests[i].id = i;
-    requests[i].prompt_token_ids = prompts.back().data();
-    requests[i].num_prompt_tokens = prompts.back().size();
-    requests[i].sampling = &sampling;
-    pointers.push_back(&requests[i]);
+    Draft& draft = drafts[i];
+    draw_sampling(random, draft);
+    draft.prompt.assign(max_num_tokens / max_batch_size, static_cast<std::int32_t>(i));
+    draft.sampling.max_tokens = i % 2 == 0 ? 8 : 20;
+    draft.sampling.min_tokens = draft.sampling.max_tokens;
+    draft.sampling.num_logprobs = 5;
+    precast_request_init(&draft.request, sizeof draft.request);
+    draft.request.id = i;
+    draft.request.prompt_token_ids = draft.prompt.data();
+    draft.request.num_prompt_tokens = draft.prompt.size();
+    draft.request.sampling = &draft.sampling;
+    pointers.push_back(&draft.request);
     ledger.submitted(i, 1);
   }
   check(precast_engine_submit(engine, pointers.data(), pointers.size(), nullptr), "submit");
   const std::atomic<bool> all_submitted = true;
   collect(engine, ledger, all_submitted);
+  if (!was_maximal(engine)) die("the first step was not as large as can be");
 }
 
 }  // namespace
@@ -315,6 +344,8 @@ void run_maximal_step(const precast_engine_t* engine, Ledger& ledger) {
 int main(int argc, char** argv) {
   if (argc != 6) die("usage: soak ENGINE NUM_REQUESTS SEED KV_CACHE_BYTES CAPACITY_POLICY");
   ::alarm(240);  // a hang is an error too
+  ::setenv("PRECAST_AUDIT", "1", 1);
+  ::mallopt(M_ARENA_MAX, 1);  // a heap for every client would be the test's memory, not the engine's
   precast_engine_options_t options;
   precast_engine_options_init(&options, sizeof options);
   options.num_threads = 2;
@@ -329,12 +360,10 @@ int main(int argc, char** argv) {
   precast_engine_t* engine = nullptr;
   check(precast_engine_new(argv[1], &options, &engine), "load");
 
-  Counts warm_up;
+  have_a_request_refused(engine);
   {
     Ledger ledger;
     run_maximal_step(engine, ledger);
-    // The allocator has a heap for each thread: a few requests from as many clients make them, as in any server.
-    run_clients(engine, ledger, 200, 0, warm_up);
   }
   const std::int64_t before = resident_bytes();
   const std::uint64_t num_requests = std::stoull(argv[2]);

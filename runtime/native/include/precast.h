@@ -34,6 +34,11 @@
  * otherwise, and never while the library holds a lock: it may call any function that takes a `const precast_engine_t *`.
  * It must not throw or jump out. What it is slow at, every request waits for.
  *
+ * AUDITS. With the environment variable PRECAST_AUDIT=1, read when an engine is loaded, the engine checks after every step that
+ * its requests and KV blocks add up. Should they not, it stops: every unfinished request ends with PRECAST_ERROR_INTERNAL and
+ * what was found, which the log callback hears too. That costs time for every block of the pool in every step, and is meant for
+ * tests. Only rank 0 of an engine of several ranks schedules, so only it audits. Unset, empty or 0: no audits.
+ *
  * The library installs no signal handlers, changes no locale, and writes nothing to stdout or stderr. It opens no network
  * connection. Of the process's environment it changes one variable: before it opens ONNX Runtime it sets
  * ORT_DISABLE_TELEMETRY=1 unless the variable is there already, because some builds of ONNX Runtime report usage.

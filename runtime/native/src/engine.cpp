@@ -30,14 +30,15 @@ Engine::Engine(std::unique_ptr<Session> session, const SchedulerConfig& config, 
     : limits_(std::move(limits)),
       settings_(std::move(settings)),
       num_blocks_(static_cast<std::size_t>(config.kv.num_blocks)),
+      kv_events_size_(config.kv.events_size),
       session_(std::move(session)),
       scheduler_(config),
-      sampler_(settings_.kernel_level),
-      kv_events_size_(config.kv.events_size) {
+      sampler_(settings_.kernel_level) {
+  in_flight_.reserve(session_->max_in_flight());
   counters_.num_blocks = counters_.num_free_blocks = num_blocks_;
   counters_.tokens_per_block = config.kv.tokens_per_block;
   stats_ = counters_;
-  kv_events_ = scheduler_.take_kv_events();
+  std::ranges::move(scheduler_.take_kv_events(), std::back_inserter(kv_events_));
   thread_ = std::thread(&Engine::run, this);
 }
 
@@ -140,7 +141,7 @@ std::vector<std::shared_ptr<Request>> Engine::make_requests(Submission submissio
 
 bool Engine::cancel(std::uint64_t id) {
   const std::lock_guard lock(mutex_);
-  if (!unfinished_.contains(id)) return false;
+  if (stopped_ || !unfinished_.contains(id)) return false;
   inbox_.cancelled.insert(id);
   inbox_changed_.notify_one();
   return true;
@@ -160,10 +161,11 @@ std::size_t Engine::wait(std::size_t capacity, std::int64_t timeout_ns, const st
   } else if (!events_changed_.wait_for(lock, std::chrono::nanoseconds(std::min(timeout_ns, longest_wait_ns)), something)) {
     return 0;
   }
-  if (events_.empty()) throw Error(ErrorCode::shut_down, "the engine has been shut down and every event was delivered");
+  if (!has_event()) throw Error(ErrorCode::shut_down, "the engine has been shut down and every event was delivered");
   std::size_t num_taken = 0;
-  for (; num_taken < capacity && !events_.empty(); ++num_taken) {
+  for (; num_taken < capacity; ++num_taken) {
     try {
+      if (!has_event()) break;
       take(events_.front());
     } catch (const std::bad_alloc&) {
       if (num_taken == 0) throw;
@@ -173,6 +175,26 @@ std::size_t Engine::wait(std::size_t capacity, std::int64_t timeout_ns, const st
   }
   event_fd_.set(something());
   return num_taken;
+}
+
+/// Under the mutex. Of an engine that has stopped, the events still to come are made one by one, as they are taken.
+bool Engine::has_event() {
+  if (events_.empty() && stopped_ && !unfinished_.empty()) make_next_end();
+  return !events_.empty();
+}
+
+void Engine::make_next_end() {
+  Event& event = events_.emplace_back();  // the only thing that may find no memory: then nothing has changed
+  const auto next = unfinished_.begin();
+  auto& [id, sequences] = *next;
+  event.request_id = id;
+  event.sequence = sequences.front();
+  event.is_last = sequences.size() == 1;
+  event.finish_reason = FinishReason::error;
+  event.time_ns = now_ns();
+  event.error = stop_error_;
+  sequences.erase(sequences.begin());
+  if (sequences.empty()) unfinished_.erase(next);
 }
 
 void Engine::shutdown() {
@@ -187,16 +209,41 @@ EngineStats Engine::stats() const {
   return stats_;
 }
 
-std::vector<IterationStats> Engine::take_iteration_stats() {
-  const std::lock_guard lock(mutex_);
-  std::vector<IterationStats> taken(iterations_.begin(), iterations_.end());
-  iterations_.clear();
-  return taken;
+namespace {
+
+/// Keeps the latest `capacity` of both.
+template <typename T>
+void append_latest(std::list<T>& to, std::list<T>& from, std::size_t capacity) noexcept {
+  to.splice(to.end(), from);
+  while (to.size() > capacity) to.pop_front();
 }
 
-std::vector<KvEvent> Engine::take_kv_events() {
-  const std::lock_guard lock(mutex_);
-  return std::exchange(kv_events_, {});
+}  // namespace
+
+template <typename T>
+void Engine::take_all(std::list<T>& kept, std::size_t capacity, const std::function<void(const std::list<T>&)>& take) {
+  const std::lock_guard one_reader(reading_);
+  std::list<T> taken;
+  {
+    const std::lock_guard lock(mutex_);
+    taken.swap(kept);
+  }
+  try {
+    take(taken);  // which may be long: the engine's thread goes on meanwhile
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    append_latest(taken, kept, capacity);  // back to the place before what has come since
+    kept.swap(taken);
+    throw;
+  }
+}
+
+void Engine::take_iteration_stats(const std::function<void(const std::list<IterationStats>&)>& take) {
+  take_all(iterations_, settings_.iteration_stats_size, take);
+}
+
+void Engine::take_kv_events(const std::function<void(const std::list<KvEvent>&)>& take) {
+  take_all(kv_events_, kv_events_size_, take);
 }
 
 void Engine::reset_prefix_cache() {
@@ -214,11 +261,10 @@ void Engine::run() {
       step();
       publish();
     }
+    if (settings_.audit) audit();
     publish();
   } catch (const std::exception& error) {
-    // A defect of ours, such as a failed audit: nobody may wait for ever because of it.
-    settings_.log.error("the engine stopped: ", error.what());
-    stop(Error(ErrorCode::internal, concat("the engine stopped: ", error.what())));
+    stop(error);
   }
   const std::lock_guard lock(mutex_);
   stopped_ = true;
@@ -264,7 +310,17 @@ void Engine::step() {
     throw std::logic_error(concat(scheduler_.num_waiting(), " requests wait, ", scheduler_.num_running(),
                                   " run, and none can advance"));
   }
-  if (settings_.audit) scheduler_.check_integrity();
+  if (settings_.audit) audit();
+}
+
+/// A step whose audit fails tells nothing: requests that it ended, whom nobody would ask about again, end with the failure.
+void Engine::audit() {
+  try {
+    scheduler_.check_integrity();
+  } catch (const std::logic_error& error) {
+    outbox_.clear();
+    throw std::logic_error(concat("the audit after step ", counters_.steps, " failed: ", error.what()));
+  }
 }
 
 void Engine::enqueue_steps() {
@@ -276,7 +332,7 @@ void Engine::enqueue_steps() {
     do_or_fail(scheduled, [&] {
       const std::vector<SamplingRow> rows = rows_for_processor(scheduled);
       session_->enqueue(scheduled.batch);
-      in_flight_.push_back({std::move(step), start_ns});
+      in_flight_.push_back({std::move(step), start_ns});  // there is room: the session never has a step that we have not
       if (!rows.empty()) settings_.logits_processor->start(rows);  // it may work while the step is computed
     });
   }
@@ -287,27 +343,30 @@ void Engine::collect_oldest_step() {
   const InFlightStep& oldest = in_flight_.front();
   const ScheduledStep& step = *oldest.step;
   if (std::ranges::all_of(step.sequences, &ScheduledSequence::is_stale)) session_->cancel(step.batch.id);
-  do_or_fail(step, [&] {
-    const StepResult result = session_->collect(step.batch.id);
-    scheduler_.update(step, sample(step, result), emit_);
-  });
+  std::vector<SampledToken> tokens;
+  const bool has_tokens = do_or_fail(step, [&] { tokens = sample(step, session_->collect(step.batch.id)); });
+  // Should there be no memory for this, the books are half written: that ends the engine, not the step.
+  if (has_tokens) scheduler_.update(step, tokens, emit_);
   record(step, oldest.start_ns);
-  in_flight_.pop_front();
+  in_flight_.erase(in_flight_.begin());
 }
-/// An error of the session ends the requests of this step and nobody else's.
-void Engine::do_or_fail(const ScheduledStep& step, const std::function<void()>& work) {
+
+/// An error of the session ends the requests of this step and nobody else's. False: there was one.
+bool Engine::do_or_fail(const ScheduledStep& step, const std::function<void()>& work) {
   const auto fail = [&](const Error& error) {
     settings_.log.error("step ", step.batch.id, " of ", step.batch.num_sequences(), " sequences failed: ", error.what());
     scheduler_.fail(step, error, emit_);
+    return false;
   };
   try {
     work();
+    return true;
   } catch (const Error& error) {
-    fail(error);
+    return fail(error);
   } catch (const std::bad_alloc&) {
-    fail(Error(ErrorCode::resource_exhausted,
-               concat("no memory for a step of ", step.batch.num_tokens(), " tokens and ", step.batch.num_sequences(),
-                      " sequences; load the engine with a smaller max_num_tokens or kv_cache_bytes")));
+    return fail(Error(ErrorCode::resource_exhausted,
+                      concat("no memory for a step of ", step.batch.num_tokens(), " tokens and ", step.batch.num_sequences(),
+                             " sequences; load the engine with a smaller max_num_tokens or kv_cache_bytes")));
   }
 }
 
@@ -381,17 +440,6 @@ void Engine::record(const ScheduledStep& step, std::int64_t start_ns) {
   new_iterations_.push_back(std::move(iteration));
 }
 
-namespace {
-
-template <typename To, typename From>
-void append_latest(To& to, From& from, std::size_t capacity) {
-  std::move(from.begin(), from.end(), std::back_inserter(to));
-  from.clear();
-  if (to.size() > capacity) to.erase(to.begin(), to.end() - static_cast<std::ptrdiff_t>(capacity));
-}
-
-}  // namespace
-
 /// Gives the events of a step to the callers, all at once, and the counters that belong to them.
 void Engine::publish() {
   for (Event& event : outbox_) {
@@ -412,7 +460,8 @@ void Engine::publish() {
   counters_.reused_blocks = kv.num_reused();
   counters_.missed_blocks = kv.num_missed();
   for (IterationStats& iteration : new_iterations_) iteration.totals = counters_;
-  std::vector<KvEvent> kv_events = scheduler_.take_kv_events();
+  std::list<KvEvent> kv_events;
+  std::ranges::move(scheduler_.take_kv_events(), std::back_inserter(kv_events));
 
   const std::lock_guard lock(mutex_);
   stats_ = counters_;
@@ -428,41 +477,38 @@ void Engine::count_unscheduled() {
   for (const auto& sequences : inbox_.submitted) num_unscheduled_ += sequences.size();
 }
 
-/// Under the mutex.
-void Engine::take_outbox() {
+/// Under the mutex. Needs no memory: what was told in part could only be told twice afterwards.
+void Engine::take_outbox() noexcept {
   if (outbox_.empty()) return;
-  for (Event& event : outbox_) {
+  for (const Event& event : outbox_) {
     if (event.is_last) {
       unfinished_.erase(event.request_id);
       inbox_.cancelled.erase(event.request_id);  // too late for this one, and not meant for the next one of this id
     } else if (event.finish_reason != FinishReason::none) {
       std::erase(unfinished_.at(event.request_id), event.sequence);
     }
-    events_.push_back(std::move(event));
   }
-  outbox_.clear();
+  events_.splice(events_.end(), outbox_);
   event_fd_.set(true);
   events_changed_.notify_all();
 }
 
-/// Ends every request with `error`; those already queued behind the thread's back too.
-void Engine::stop(const Error& error) {
+/// After a defect of ours, such as a failed audit, or where memory has run out: nobody may wait for ever because of it. Needs
+/// no memory; the ends of the unfinished, those queued behind the thread's back among them, are made by make_next_end.
+void Engine::stop(const std::exception& why) noexcept {
+  try {
+    const bool is_defect = dynamic_cast<const std::bad_alloc*>(&why) == nullptr;
+    if (is_defect) {
+      stop_error_ = Error(ErrorCode::internal, concat("the engine stopped: ", why.what(),
+                                                      "; please report this message, and load the engine again"));
+    }
+    settings_.log.error(stop_error_.what());
+  } catch (const std::bad_alloc&) {
+    // The log goes without it. Callers have what stop_error_ says.
+  }
   const std::lock_guard lock(mutex_);
   shutting_down_ = true;
   take_outbox();
-  for (const auto& [id, sequences] : unfinished_) {
-    for (const std::uint32_t sequence : sequences) {
-      Event event;
-      event.request_id = id;
-      event.sequence = sequence;
-      event.is_last = sequence == sequences.back();
-      event.finish_reason = FinishReason::error;
-      event.time_ns = now_ns();
-      event.error = error;
-      events_.push_back(std::move(event));
-    }
-  }
-  unfinished_.clear();
 }
 
 }  // namespace precast

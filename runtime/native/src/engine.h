@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -49,7 +51,7 @@ struct Submission {
 
 /// What an engine does besides scheduling.
 struct EngineSettings {
-  bool audit = false;                          ///< run Scheduler::check_integrity after every step (tests)
+  bool audit = false;                          ///< run Scheduler::check_integrity after every step, and stop if it fails
   std::size_t max_queue_size = 0;              ///< sequences that may wait for their first step; 0: no limit
   std::size_t iteration_stats_size = 0;        ///< iterations whose statistics are kept
   KernelLevel kernel_level = KernelLevel::portable;      ///< of the sampler
@@ -96,9 +98,10 @@ class Engine {
 
   EngineStats stats() const;
 
-  /// Both: since the last call, oldest first.
-  std::vector<IterationStats> take_iteration_stats();
-  std::vector<KvEvent> take_kv_events();
+  /// Both give what there is since the last call, oldest first, to `take`, and forget it when that returns: where it throws,
+  /// nothing is lost. Who reads waits for others who read, the engine's thread for nobody.
+  void take_iteration_stats(const std::function<void(const std::list<IterationStats>&)>& take);
+  void take_kv_events(const std::function<void(const std::list<KvEvent>&)>& take);
 
   void reset_prefix_cache();
   const EngineLimits& limits() const noexcept { return limits_; }
@@ -119,35 +122,44 @@ class Engine {
   bool accept_commands();
   Commands wait_for_commands();
   void step();
+  void audit();
   void enqueue_steps();
   void collect_oldest_step();
-  void do_or_fail(const ScheduledStep& step, const std::function<void()>& work);
+  bool do_or_fail(const ScheduledStep& step, const std::function<void()>& work);
   std::vector<SamplingRow> rows_for_processor(const ScheduledStep& step) const;
   std::vector<SampledToken> sample(const ScheduledStep& step, const StepResult& result);
   SamplingRow sampling_row(const Request& request) const;
   void record(const ScheduledStep& step, std::int64_t start_ns);
   void publish();
   void count_unscheduled();
-  void take_outbox();
-  void stop(const Error& error);
+  void take_outbox() noexcept;
+  void stop(const std::exception& why) noexcept;
+  bool has_event();
+  void make_next_end();
+  template <typename T>
+  void take_all(std::list<T>& kept, std::size_t capacity, const std::function<void(const std::list<T>&)>& take);
   std::vector<std::shared_ptr<Request>> make_requests(Submission submission) const;
   void check(const Submission& submission) const;
 
   const EngineLimits limits_;
   const EngineSettings settings_;
   const std::size_t num_blocks_;
+  const std::size_t kv_events_size_;
 
   // The thread's own.
-  std::deque<InFlightStep> in_flight_;  // before the session, which may read a step until it is collected or destroyed
+  // Oldest first, with room for max_in_flight() from the start. Before the session, which may read a step until it is
+  // collected or destroyed.
+  std::vector<InFlightStep> in_flight_;
   std::unique_ptr<Session> session_;
   Scheduler scheduler_;
   Sampler sampler_;
-  std::vector<Event> outbox_;  // events that publish() has not yet moved to events_
+  std::list<Event> outbox_;    // events that publish() has not yet moved to events_: a list, for that needs no memory
   const Scheduler::Emit emit_ = [this](Event event) { outbox_.push_back(std::move(event)); };
   EngineStats counters_;       // stats_ follows at publish()
-  std::deque<IterationStats> new_iterations_;
+  std::list<IterationStats> new_iterations_;
   bool has_warned_of_preemption_ = false;
 
+  std::mutex reading_;        // of who takes iterations_ or kv_events_; locked before mutex_
   mutable std::mutex mutex_;  // guards all below
   std::condition_variable inbox_changed_;
   std::condition_variable events_changed_;
@@ -155,13 +167,16 @@ class Engine {
   Commands inbox_;
   std::unordered_map<std::uint64_t, std::vector<std::uint32_t>> unfinished_;  // id -> its unfinished sequences
   std::size_t num_unscheduled_ = 0;  // sequences that have not yet been in a step
-  std::deque<Event> events_;
+  std::list<Event> events_;
   EngineStats stats_;
-  std::deque<IterationStats> iterations_;
-  std::vector<KvEvent> kv_events_;
-  std::size_t kv_events_size_;
+  std::list<IterationStats> iterations_;
+  std::list<KvEvent> kv_events_;
   bool shutting_down_ = false;
-  bool stopped_ = false;  // the thread has published its last event
+  bool stopped_ = false;  // the thread has published its last event; who is unfinished then ends with stop_error_
+  // Made while there is memory for it. What is known to be something else takes its place.
+  Error stop_error_{ErrorCode::resource_exhausted,
+                    "the engine stopped, for there was no memory left for its own books: load it again with a smaller "
+                    "kv_cache_bytes, max_batch_size or max_queue_size"};
 
   std::thread thread_;  // last: starts when everything else is there
 };

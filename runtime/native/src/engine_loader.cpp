@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -65,6 +67,17 @@ void check(const EngineOptions& options) {
                 concat("max_num_tokens ", options.max_num_tokens, " is less than max_batch_size ", options.max_batch_size,
                        ": a step must have room for one token of every running sequence"));
   }
+}
+
+/// Whether the environment asks for an audit after every step, as this project's tests do of all engines. Of several ranks it
+/// is rank 0 that schedules: the others have nothing to audit.
+bool environment_wants_audit() {
+  const char* const variable = std::getenv("PRECAST_AUDIT");
+  const std::string_view value = variable == nullptr ? "" : variable;
+  if (value.empty() || value == "0") return false;
+  if (value == "1") return true;
+  throw Error(ErrorCode::invalid_argument, concat("PRECAST_AUDIT is ", quote(value),
+                                                  "; set it to 1 for an audit after every step, to 0 for none"));
 }
 
 EngineLimits limits_of(const EngineManifest& manifest, const KvPlan& kv_plan) {
@@ -204,7 +217,8 @@ void log_plan(const EngineManifest& manifest, const EngineOptions& options, cons
 LoadedEngine start(const EngineManifest& manifest, const EngineOptions& options, const KvPlan& kv_plan,
                    std::unique_ptr<Session> session, KernelLevel sampler_level, std::function<std::string()> info) {
   const SchedulerConfig config = scheduler_config(manifest, options, kv_plan, *session);
-  EngineSettings settings{.max_queue_size = options.max_queue_size,
+  EngineSettings settings{.audit = options.audit,
+                          .max_queue_size = options.max_queue_size,
                           .iteration_stats_size = options.iteration_stats_size,
                           .kernel_level = sampler_level,
                           .logits_processor = options.logits_processor,
@@ -258,8 +272,10 @@ RuntimeSupport runtime_support() {
           .max_world_size = std::int64_t{1} << 15};
 }
 
-LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOptions& options) {
-  check(options);
+LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOptions& wanted) {
+  check(wanted);
+  EngineOptions options = wanted;
+  options.audit = options.audit || environment_wants_audit();
   if (options.make_session) return load_external(directory, options);
   const EngineManifest manifest = read_manifest(directory, runtime_support());
   const std::vector<std::int64_t> windows = kv_group_windows(manifest.ranks.front().kv_groups);

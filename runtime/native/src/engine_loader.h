@@ -50,6 +50,7 @@ struct EngineOptions {
   SessionFactory make_session;  ///< empty: ONNX Runtime computes
   std::string worker_path;
   std::uint32_t rank_timeout_s = 0;
+  bool audit = false;  ///< EngineSettings::audit; the environment variable PRECAST_AUDIT asks for it too
   Log log;
 };
 
@@ -63,7 +64,7 @@ RuntimeSupport runtime_support();
 
 /// Reads the manifest, sizes the KV pool, maps the weights, opens ONNX Runtime and starts the engine.
 /// Throws Error.
-LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOptions& options);
+LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOptions& wanted);
 
 struct LoadedModel {
   std::unique_ptr<Model> model;

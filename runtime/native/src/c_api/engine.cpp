@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <functional>
+#include <list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -44,6 +46,17 @@ precast_error_t* read_json(const precast_engine_t* engine, char** json, Read&& r
   });
 }
 
+/// What `take` of the engine gives is forgotten only when the caller has its JSON: there may be no memory for that.
+template <typename T>
+precast_error_t* take_json(const precast_engine_t* engine, char** json,
+                           void (precast::Engine::*take)(const std::function<void(const std::list<T>&)>&)) {
+  return guarded([&] {
+    precast::Engine& inner = engine_of(engine);
+    require(json != nullptr, "json is NULL");
+    (inner.*take)([json](const std::list<T>& taken) { *json = new_string(precast::to_json(taken)); });
+  });
+}
+
 }  // namespace
 
 precast_error_t* precast_engine_new(const char* path, const precast_engine_options_t* options, precast_engine_t** engine) {
@@ -76,11 +89,11 @@ precast_error_t* precast_engine_stats(const precast_engine_t* engine, char** jso
 }
 
 precast_error_t* precast_engine_iteration_stats(const precast_engine_t* engine, char** json) {
-  return read_json(engine, json, [](precast::Engine& inner) { return precast::to_json(inner.take_iteration_stats()); });
+  return take_json(engine, json, &precast::Engine::take_iteration_stats);
 }
 
 precast_error_t* precast_engine_kv_events(const precast_engine_t* engine, char** json) {
-  return read_json(engine, json, [](precast::Engine& inner) { return precast::to_json(inner.take_kv_events()); });
+  return take_json(engine, json, &precast::Engine::take_kv_events);
 }
 
 precast_error_t* precast_engine_reset_prefix_cache(const precast_engine_t* engine) {

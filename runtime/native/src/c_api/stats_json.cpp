@@ -1,6 +1,7 @@
 #include "runtime/native/src/c_api/stats_json.h"
 
 #include <optional>
+#include <vector>
 
 #include "runtime/native/src/json_writer.h"
 
@@ -93,7 +94,7 @@ std::string to_json(const KvEvent& event) {
 }
 
 template <typename T>
-std::string to_array(const std::vector<T>& elements) {
+std::string to_array(const std::list<T>& elements) {
   std::string text;
   for (const T& element : elements) text += (text.empty() ? "" : ", ") + to_json(element);
   return '[' + text + ']';
@@ -101,8 +102,8 @@ std::string to_array(const std::vector<T>& elements) {
 
 }  // namespace
 
-std::string to_json(const std::vector<IterationStats>& iterations) { return to_array(iterations); }
+std::string to_json(const std::list<IterationStats>& iterations) { return to_array(iterations); }
 
-std::string to_json(const std::vector<KvEvent>& events) { return to_array(events); }
+std::string to_json(const std::list<KvEvent>& events) { return to_array(events); }
 
 }  // namespace precast

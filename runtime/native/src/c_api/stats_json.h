@@ -1,7 +1,7 @@
 #pragma once
 
+#include <list>
 #include <string>
-#include <vector>
 
 #include "runtime/native/src/engine_stats.h"
 #include "runtime/native/src/kv_events.h"
@@ -10,7 +10,7 @@ namespace precast {
 
 /// The JSON of precast_engine_stats, precast_engine_iteration_stats and precast_engine_kv_events.
 std::string to_json(const EngineStats& stats);
-std::string to_json(const std::vector<IterationStats>& iterations);
-std::string to_json(const std::vector<KvEvent>& events);
+std::string to_json(const std::list<IterationStats>& iterations);
+std::string to_json(const std::list<KvEvent>& events);
 
 }  // namespace precast
