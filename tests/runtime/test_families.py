@@ -10,7 +10,17 @@ from precast.runtime import Engine, EngineOptions, EngineRequest, TokenEvent
 from precast.runtime.model import Model
 from tests.tiny_llama import GREEDY_STEPS, PROMPTS, reference_greedy, reference_logits
 
-VARIANTS = ("gqa", "rope_dynamic", "rope_longrope", "mistral", "mistral_nemo", "qwen2", "qwen2_window", "qwen3")
+VARIANTS = (
+    "gqa",
+    "rope_dynamic",
+    "rope_longrope",
+    "mistral",
+    "mistral_nemo",
+    "qwen2",
+    "qwen2_window",
+    "qwen3",
+    "qwen3_window",
+)
 TOKENS = tuple(int(token) for token in np.random.default_rng(0).integers(2, 320, 75))
 
 
