@@ -81,6 +81,10 @@ WEIGHT_LAYOUTS: dict[str, WeightLayout | DenseLayout] = {
 }
 
 
+CPU_WEIGHT_LAYOUTS = tuple(name for name, layout in WEIGHT_LAYOUTS.items() if isinstance(layout, WeightLayout))
+"""Those that the CPU kernels read."""
+
+
 def weight_layout(name: str) -> WeightLayout | DenseLayout:
     """The layout with this id. Raises ValueError that lists the known ones."""
     try:

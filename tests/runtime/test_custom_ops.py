@@ -15,7 +15,7 @@ from precast.plugins.embedding import schema as embedding_op
 from precast.plugins.embedding.reference import embedding
 from precast.plugins.gated_activation import schema as gated_activation_op
 from precast.plugins.gated_activation.reference import gated_activation
-from precast.plugins.layouts import WEIGHT_LAYOUTS
+from precast.plugins.layouts import CPU_WEIGHT_LAYOUTS
 from precast.plugins.linear import schema as linear_op
 from precast.plugins.linear.pack import pack
 from precast.plugins.linear.reference import linear
@@ -54,7 +54,7 @@ def relative_error(actual: Float32, expected: Float32) -> float:
 # ------------------------------------------------------------------------------------------------ against the reference
 
 
-@pytest.mark.parametrize("layout", WEIGHT_LAYOUTS)
+@pytest.mark.parametrize("layout", CPU_WEIGHT_LAYOUTS)
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_linear(options: Any, layout: str, with_bias: bool) -> None:
     attributes = linear_op.LinearAttributes(in_features=67, out_features=40, layout=layout)
@@ -69,7 +69,7 @@ def test_linear(options: Any, layout: str, with_bias: bool) -> None:
     assert nothing.shape == (0, 40)
 
 
-@pytest.mark.parametrize("layout", WEIGHT_LAYOUTS)
+@pytest.mark.parametrize("layout", CPU_WEIGHT_LAYOUTS)
 def test_embedding(options: Any, layout: str) -> None:
     attributes = embedding_op.EmbeddingAttributes(rows=40, features=33, layout=layout)
     table = pack(layout, [random(40, 33)])
