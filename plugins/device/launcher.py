@@ -4,12 +4,14 @@ The driver is an argument, so that order and arguments of its calls are tested w
 """
 
 import ctypes
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from precast.plugins.device.compiled_kernel import CompiledKernel
 from precast.plugins.device.launch import Launch
 from precast.plugins.device.select_kernels import select_kernels
+from precast.plugins.device.serialize import from_bytes, to_bytes
 
 DEFAULT_SHARED_BYTES = 48 << 10
 """Dynamic shared memory that a block may have without being asked for (CUDA C++ Programming Guide)."""
@@ -94,6 +96,23 @@ class Launcher:
             words = text.decode() if isinstance(text, bytes) else f"error {int(status)}"
             raise DeviceError(f"{name}{f' of {what}' if what else ''}: {words}")
         return results[0] if results else None
+
+
+def open_launcher(data: bytes) -> Launcher:
+    """The kernels that the compressed bytes of `compress_kernels` hold, loaded into the current context.
+
+    Raises:
+        DeviceError, ValueError: as Launcher.
+        ModuleNotFoundError: cuda-python is not installed.
+    """
+    from cuda.bindings import driver
+
+    return Launcher(driver, from_bytes(zlib.decompress(data)))
+
+
+def compress_kernels(kernels: Iterable[CompiledKernel]) -> bytes:
+    """Kernels as they lie in a plan: a quarter of their size."""
+    return zlib.compress(to_bytes(kernels), level=9)
 
 
 def _arguments(kernel: CompiledKernel, launch: Launch, addresses: Mapping[str, int]) -> list[Any]:

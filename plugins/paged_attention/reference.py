@@ -116,6 +116,7 @@ def paged_attention(
     inv_freq: Float32 | None = None,
     q_norm: Float32 | None = None,
     k_norm: Float32 | None = None,
+    sinks: Float32 | None = None,
 ) -> Float32:
     """The output, [T, Hq * D]. Writes K and V of the step into `kv`, a C-contiguous pool [num_blocks, block_bytes].
 
@@ -146,14 +147,20 @@ def paged_attention(
             position = int(positions[row])
             first = attributes.first_visible(position)
             k_seen, v_seen = (x[:, first - start : position + 1 - start] for x in cached)
-            output[row] = _attend(q[row], k_seen, v_seen, first, attributes.scale, pool.element_type)
+            output[row] = _attend(q[row], k_seen, v_seen, first, attributes, pool.element_type, sinks)
     return output.reshape(num_tokens, -1)
 
 
 def _attend(
-    q_HD: Float32, k_KJD: Float32, v_KJD: Float32, first_position: int, scale: float, element_type: np.dtype[Any]
+    q_HD: Float32,
+    k_KJD: Float32,
+    v_KJD: Float32,
+    first_position: int,
+    attributes: PagedAttentionAttributes,
+    element_type: np.dtype[Any],
+    sinks_H: Float32 | None,
 ) -> NDArray[np.float64]:
-    """Attention of one row, H query heads, to J tokens of K KV heads, split by split.
+    """Attention of one row, H query heads, to J tokens of K KV heads, split by split, then to the sinks.
 
     The position of the first token says where splits end.
     """
@@ -164,7 +171,9 @@ def _attend(
     weighted_KGD = np.zeros(q_KGD.shape)
     for start in range(-(first_position % TOKENS_PER_SPLIT), k_KJD.shape[1], TOKENS_PER_SPLIT):
         split = slice(max(0, start), start + TOKENS_PER_SPLIT)
-        x_KGJ = scale * (q_KGD @ k_KJD[:, split].transpose(0, 2, 1))
+        x_KGJ = attributes.scale * (q_KGD @ k_KJD[:, split].transpose(0, 2, 1))
+        if attributes.logit_softcap:
+            x_KGJ = attributes.logit_softcap * np.tanh(x_KGJ / attributes.logit_softcap)
         split_max_KG = x_KGJ.max(axis=-1)
         e_KGJ = np.exp(x_KGJ - split_max_KG[..., None])
         rounded_KGJ = e_KGJ.astype(element_type).astype(np.float64) if element_type.itemsize == 2 else e_KGJ
@@ -173,5 +182,11 @@ def _attend(
         sum_KG = sum_KG * f_KG + e_KGJ.sum(axis=-1) * g_KG
         weighted_KGD = weighted_KGD * f_KG[..., None] + (rounded_KGJ @ v_KJD[:, split]) * g_KG[..., None]
         max_KG = new_max_KG
+    if sinks_H is not None:
+        sinks_KG = sinks_H.astype(np.float64).reshape(max_KG.shape)
+        new_max_KG = np.maximum(max_KG, sinks_KG)
+        f_KG = np.exp(max_KG - new_max_KG)
+        sum_KG = sum_KG * f_KG + np.exp(sinks_KG - new_max_KG)
+        weighted_KGD = weighted_KGD * f_KG[..., None]
     result: NDArray[np.float64] = (weighted_KGD / sum_KG[..., None]).reshape(num_heads, dim)
     return result

@@ -11,6 +11,7 @@ Inputs
     kv               uint8 [num_blocks, block_bytes]  the block pool, WRITTEN IN PLACE
     inv_freq         float32 [F, rotary_dim / 2]      optional; absent: no rotary embedding. rotary_dim is even, <= D
     q_norm, k_norm   float32 [D]                      optional, both or neither; absent: no norm of queries and keys
+    sinks            float32 [Hq]                     optional; a logit of each query head that only the denominator has
 Output
     output           float32 [T, Hq * D]
 Attributes
@@ -21,6 +22,7 @@ Attributes
     rope_start                                            int     >= 0; up to this position row 0 of inv_freq rotates
     window                                                int     positions that a row sees, its own included; 0: all
     qk_norm_epsilon                                       float   of the norm of queries and keys
+    logit_softcap                                         float   finite, >= 0; bounds the scaled q.k; 0: no bound
 
 query_starts ascends from 0 to T and every sequence has at least one row. Row i of sequence s is at absolute position
 p = context_lengths[s] - (query_starts[s+1] - query_starts[s]) + i >= 0 and sees positions w .. p of its own sequence,
@@ -32,6 +34,9 @@ holds the last row. All others are never looked at: a block that lies below the 
 somebody else, and its entry be -1.
 
 Query head h belongs to KV head h // G.
+
+logit_softcap and sinks are part of version 1, but the CPU kernels do not have them yet: they refuse a node with a
+logit_softcap other than 0 or with a ninth input.
 
 qkv and output are float32 on the CPU, and of the KV layout's element type on a device ("Devices", below).
 
@@ -96,6 +101,7 @@ Queries read K and V from the pool only, also those of this step. A *split* is 5
 one row at position p and one head, for each split from the one that holds w to the one that holds p, in this order:
 
     x[j] = scale * sum_d q[d] * k[j][d]   j = positions of the split in w .. p; one fp32 sum, d ascending
+    x[j] = logit_softcap * tanh(x[j] / logit_softcap)           only if logit_softcap > 0
     m    = max_j x[j]
     e[j] = exp(x[j] - m)
     l    = sum_j e[j]                     16 partial sums: lane j % 16 adds its tiles in ascending order; then lanes
@@ -106,7 +112,15 @@ The denominator l sums the unrounded e. The first split gives (M, L, A) = (m, l,
 
     M' = max(M, m);  f = exp(M - M');  g = exp(m - M');  L' = L*f + l*g;  A'[d] = A[d]*f + a[d]*g
 
-and output[d] = A[d] * (1 / L). Positions outside w .. p take no part: their e is exactly 0 and their v is not even
+With sinks, the sink of the query head h is merged as one more split would be whose (m, l, a) is (sinks[h], 1, 0): once
+for each row and head, after the last split, whatever the row sees.
+
+    M' = max(M, sinks[h]);  f = exp(M - M');  L' = L*f + exp(sinks[h] - M');  A'[d] = A[d]*f
+
+So it takes part in the maximum and adds to the denominator, and has no value. It is neither scaled nor capped, has no
+position, and no window hides it. Splits know nothing of it: their (M, L, A) are those of a node without sinks.
+
+At last, output[d] = A[d] * (1 / L). Positions outside w .. p take no part: their e is exactly 0 and their v is not even
 multiplied, so a NaN or infinity in a token that a row does not see does not change the row. A lane that has added
 nothing to l counts as 0, and tiles in which a row sees nothing are left out.
 
@@ -114,8 +128,8 @@ In a bf16 cache the sums over d and j go pair by pair (dims 2i and 2i+1; positio
 first, as VDPBF16PS does; products are exact in fp32. Kernel levels differ: in an fp32 cache avx2 and avx512 fuse
 multiplications with additions; in a bf16 cache avx512 takes subnormal numbers for zero in these sums, the other levels
 keep them; and exp may differ in its last bit. Within one level nothing else enters: a row's bits are a function of its
-q, of the stored k and v of positions w .. p, and of p. Not of the other rows, the chunk that a token arrived in, block
-ids, tokens_per_block or the number of threads.
+q, of the stored k and v of positions w .. p, of p, and of the sinks. Not of the other rows, the chunk that a token
+arrived in, block ids, tokens_per_block or the number of threads.
 
 
 Devices
@@ -126,6 +140,7 @@ A device kernel works on the kvrow layouts. It means the same, and may differ fr
 - The order of sums, of squares too, is the kernel's own, and so are the tiles over which a running maximum is kept:
   e is rounded relative to the maximum so far instead of that of a split.
 - Partial results are merged at multiples of 512 tokens from position 0, but not at each (device/decode_kernel.py).
+- A capped score lies within logit_softcap * 7e-7 of the exact one.
 - A row that sees an infinity in v may get a NaN where the sums above give an infinity.
 - A row's bits depend on whether its sequence has one row in the step or more: two kernels. By construction nothing
   else enters, neither the chunk nor other sequences.
@@ -133,7 +148,12 @@ A device kernel works on the kvrow layouts. It means the same, and may differ fr
 
 Sources: Su et al., "RoFormer", 2021, https://arxiv.org/abs/2104.09864 (rotary embedding); Kwon et al.,
 "PagedAttention", 2023, https://arxiv.org/abs/2309.06180 (block pool); Dao et al., "FlashAttention", 2022,
-https://arxiv.org/abs/2205.14135 (merging).
+https://arxiv.org/abs/2205.14135 (merging); Gemma Team, "Gemma 2", 2024, https://arxiv.org/abs/2408.00118
+(soft-capping); OpenAI, "gpt-oss-120b & gpt-oss-20b Model Card", 2025, https://arxiv.org/abs/2508.10925 (learned sinks);
+Xiao et al., "Efficient Streaming Language Models with Attention Sinks", 2023, https://arxiv.org/abs/2309.17453 (why
+softmax wants one). Where the two enter is read from eager_attention_forward in transformers 5.24: that of
+models/gemma2/modeling_gemma2.py caps after the scale and before the mask; that of models/gpt_oss/modeling_gpt_oss.py
+puts the sinks, as they are, beside the scaled and masked scores, and drops their probabilities after the softmax.
 """
 
 import math
@@ -170,6 +190,7 @@ class PagedAttentionAttributes:
     window: int = 0
     qk_norm_epsilon: float = 0.0
     rope_start: int = 0
+    logit_softcap: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kv_layout not in KV_LAYOUTS:
@@ -202,6 +223,10 @@ class PagedAttentionAttributes:
         if not math.isfinite(self.qk_norm_epsilon) or self.qk_norm_epsilon < 0:
             raise ValueError(
                 f"PagedAttention: qk_norm_epsilon is {self.qk_norm_epsilon}; it must be finite and not negative"
+            )
+        if not math.isfinite(self.logit_softcap) or self.logit_softcap < 0:
+            raise ValueError(
+                f"PagedAttention: logit_softcap is {self.logit_softcap}; it must be finite and not negative"
             )
 
     @property

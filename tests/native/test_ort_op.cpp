@@ -35,6 +35,7 @@ std::string attention_model() {
                           {"tokens_per_block", std::int64_t{16}},
                           {"rope_scaling", 1.0f},
                           {"rope_start", std::int64_t{0}},
+                          {"logit_softcap", 0.0f},
                           {"qk_norm_epsilon", 0.0f},
                           {"window", std::int64_t{0}}}});
   return graph.bytes();

@@ -86,6 +86,7 @@ void TinyEngine::add_layer(std::int64_t layer) {
                           {"tokens_per_block", tokens_per_block},
                           {"rope_scaling", 1.0f},
                           {"rope_start", std::int64_t{0}},
+                          {"logit_softcap", 0.0f},
                           {"qk_norm_epsilon", 0.0f},
                           {"window", group.window.value_or(0)}}});
   graph.nodes.push_back(linear_node("a." + name, "o." + name, "o_rows." + name, hidden_size));

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from precast.plugins.paged_attention.device import kernels, launches, paging
+from precast.plugins.paged_attention.device import kernels, launches, paging, softmax
 from precast.plugins.paged_attention.device.launches import StepShape
 from precast.plugins.paged_attention.schema import DEVICE_KV_LAYOUTS, PagedAttentionAttributes
 from tests.plugins.device_paged_attention_world import Sequence, World
@@ -135,6 +135,53 @@ def test_a_program_of_the_write_kernel_does_some_of_the_heads(monkeypatch: pytes
     assert_same(World(attributes(heads=10, kv_heads=5), [Sequence(9, 3), Sequence(9)], rotary_dim=8, has_norm=True))
 
 
+SINKS = np.array([0.5, -np.inf, 30, -3, 2, 1], np.float32)
+"""Of six heads: some matter, one takes no part, one takes nearly all."""
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("layout", DEVICE_KV_LAYOUTS)
+@pytest.mark.parametrize(("logit_softcap", "sinks"), [(0.5, None), (0.0, SINKS), (2.0, SINKS)])
+@pytest.mark.parametrize("window", [0, 20])
+def test_soft_capping_and_sinks(layout: str, logit_softcap: float, sinks: Float32 | None, window: int) -> None:
+    """In both attention kernels, whole and masked tiles, and over the spans of several splits."""
+    op = attributes(layout, 6, 2, logit_softcap=logit_softcap, window=window)
+    assert_same_attention(World(op, [Sequence(40), Sequence(70, 11), Sequence(1), Sequence(1100)], sinks=sinks))
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_a_sink_of_minus_infinity_is_none() -> None:
+    op, sequences = attributes(heads=6, kv_heads=2), [Sequence(40), Sequence(70, 11), Sequence(1100)]
+    outputs = [
+        World(op, sequences, sinks=sinks).device(written_by_reference=True)[0]
+        for sinks in (None, np.full(6, -np.inf, np.float32), SINKS)
+    ]
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    heads = [output.reshape(13, 6, 16) for output in outputs]
+    np.testing.assert_array_equal(heads[0][:, 1], heads[2][:, 1])
+    assert (np.abs(heads[2][:, 2]) < 1e-9).all()
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def take_tanh(x, y, MULTIPLE: tl.constexpr, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """x, y: fp32 [SIZE]."""
+    i = tl.arange(0, SIZE)
+    tl.store(y + i, softmax.tanh_of_multiple(tl.load(x + i), MULTIPLE))
+
+
+@pytest.mark.parametrize("multiple", [0.0025, 1.0, 40.0])
+def test_tanh(multiple: float) -> None:
+    """A GPU's exp2 and quotient may be two ulps off, the interpreter's are not: the rest of the schema's 7e-7."""
+    y = np.concatenate([np.linspace(-20, 20, 4084), [0, 1e-30, -1e-9, 88, -88, 1e4, -1e4, 3e38, -3e38]])
+    x = np.concatenate([np.clip(y / multiple, -3e38, 3e38), [np.inf, -np.inf, np.nan]]).astype(np.float32)
+    found = np.empty_like(x)
+    with np.errstate(over="ignore"):
+        take_tanh[(1,)](torch.from_numpy(x), torch.from_numpy(found), multiple, len(x))
+        exact = np.tanh(x.astype(np.float64) * multiple)
+    assert np.abs(found - exact)[:-1].max() < 3e-7
+    assert np.isnan(found[-1])
+
+
 @pytest.mark.parametrize("layout", DEVICE_KV_LAYOUTS)
 @pytest.mark.parametrize(("rotary_dim", "num_frequencies"), [(0, 1), (16, 1), (24, 4)])
 def test_norm_and_rotation(layout: str, rotary_dim: int, num_frequencies: int) -> None:
@@ -189,12 +236,13 @@ def test_a_workspace_of_larger_shapes_serves() -> None:
 
 
 @pytest.mark.usefixtures("small_tiles")
-def test_rows_do_not_depend_on_the_chunk_they_come_in() -> None:
+@pytest.mark.parametrize(("logit_softcap", "sinks"), [(0.0, None), (2.0, SINKS[:4])])
+def test_rows_do_not_depend_on_the_chunk_they_come_in(logit_softcap: float, sinks: Float32 | None) -> None:
     """The same tokens in one chunk and in several: the same bits, whole tiles or masked ones."""
-    op = attributes(heads=4, kv_heads=1, window=35)
-    whole = World(op, [Sequence(70, 70)])
+    op = attributes(heads=4, kv_heads=1, window=35, logit_softcap=logit_softcap)
+    whole = World(op, [Sequence(70, 70)], sinks=sinks)
     output, kv = whole.device(written_by_reference=True)
-    parts = World(op, [Sequence(70, 70)])  # one table for all of its blocks
+    parts = World(op, [Sequence(70, 70)], sinks=sinks)  # one table for all of its blocks
     for begin, end in [(0, 25), (25, 27), (27, 64), (64, 70)]:
         parts.sequences, parts.num_tokens = [Sequence(end, end - begin)], end - begin
         parts.starts, parts.lengths = np.array([0, end - begin], np.int32), np.array([end], np.int32)
@@ -238,6 +286,8 @@ def test_a_token_that_is_not_finite_changes_only_rows_that_see_it(window: int, p
     rotary=st.sampled_from([0, 4, 8]),
     has_norm=st.booleans(),
     window=st.sampled_from([0, 0, 1, 16, 33, 100]),
+    logit_softcap=st.sampled_from([0.0, 0.0, 0.7, 50.0]),
+    has_sinks=st.booleans(),
     sequences=st.lists(st.tuples(st.integers(1, 100), st.integers(1, 5)), min_size=1, max_size=3),
     seed=st.integers(0, 2**16),
 )
@@ -250,9 +300,13 @@ def test_small_worlds(
     rotary: int,
     has_norm: bool,
     window: int,
+    logit_softcap: float,
+    has_sinks: bool,
     sequences: list[tuple[int, int]],
     seed: int,
 ) -> None:
     op = attributes(layout, kv_heads * group, kv_heads, dim, per_block, window=window, qk_norm_epsilon=0.01)
+    op = dataclasses.replace(op, logit_softcap=logit_softcap)
     steps = [Sequence(length, min(length, rows)) for length, rows in sequences]
-    assert_same(World(op, steps, rotary, 2, has_norm, seed))
+    sinks = np.random.default_rng(seed).standard_normal(op.num_heads).astype(np.float32) if has_sinks else None
+    assert_same(World(op, steps, rotary, 2, has_norm, seed, sinks))

@@ -39,6 +39,7 @@ class World:
     num_frequencies: int = 1
     has_norm: bool = False
     seed: int = 0
+    sinks: Float32 | None = None
     qkv: NDArray[Any] = field(init=False)
     kv: NDArray[np.uint8] = field(init=False)
 
@@ -101,7 +102,8 @@ class World:
         kv = self.kv.copy()
         qkv = self.qkv.astype(np.float32)
         indices = (self.starts, self.lengths, self.tables)
-        return paged_attention(qkv, *indices, kv, self.op, self.inv_freq, self.q_norm, self.k_norm), kv
+        optional = (self.inv_freq, self.q_norm, self.k_norm, self.sinks)
+        return paged_attention(qkv, *indices, kv, self.op, *optional), kv
 
     def device(
         self, largest: StepShape | None = None, *, written_by_reference: bool = False
@@ -120,6 +122,8 @@ class World:
             inputs["inv_freq"] = self.inv_freq
         if self.q_norm is not None and self.k_norm is not None:
             inputs |= {"q_norm": self.q_norm, "k_norm": self.k_norm}
+        if self.sinks is not None:
+            inputs["sinks"] = self.sinks
         memory = device_interpreter.Memory()
         for name, array in inputs.items():
             # Tables have entries that must not even be read.
@@ -137,8 +141,9 @@ class World:
             dtype = self.element_type if region.name == "queries" else np.float32
             arrays[region.name] = bytes_[region.offset : region.offset + region.size_bytes].view(dtype)
             memory.add(region.name, arrays[region.name], readable=True, writable=True)
-        specs = kernel_specs(op, self.rotary_dim, self.num_frequencies if self.rotary_dim else 0, self.has_norm)
-        steps = launches(op, shape, self.inv_freq is not None, self.has_norm)
+        num_frequencies, has_sinks = self.num_frequencies if self.rotary_dim else 0, self.sinks is not None
+        specs = kernel_specs(op, self.rotary_dim, num_frequencies, self.has_norm, has_sinks)
+        steps = launches(op, shape, self.inv_freq is not None, self.has_norm, has_sinks)
         if written_by_reference:
             assert self.inv_freq is None
             assert self.q_norm is None

@@ -1,6 +1,7 @@
 """The reference of PagedAttention against plain dense attention, PyTorch and Hugging Face's rotary embedding."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ml_dtypes import bfloat16
 from numpy.typing import NDArray
+from transformers.models.gemma2 import modeling_gemma2
+from transformers.models.gpt_oss import modeling_gpt_oss
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from precast.plugins import SUPPORTED_LAYOUTS, SUPPORTED_OPS, TENSORRT_LAYOUTS
@@ -69,6 +72,7 @@ class World:
     sequences: list[Float32]
     inv_freq: Float32 | None
     seed: int = 0
+    sinks: Float32 | None = None
 
     def __post_init__(self) -> None:
         per_block = self.op.tokens_per_block
@@ -95,6 +99,7 @@ class World:
             self.kv,
             self.op,
             self.inv_freq,
+            sinks=self.sinks,
         )
         assert output.dtype == np.float32
         return np.split(output, starts[1:-1])
@@ -134,6 +139,8 @@ def test_sizes() -> None:
         ({"scale": float("nan")}, "scale is nan"),
         ({"rope_scaling": float("inf")}, "rope_scaling is inf"),
         ({"qk_norm_epsilon": -1.0}, "qk_norm_epsilon is -1.0"),
+        ({"logit_softcap": -1.0}, "logit_softcap is -1.0"),
+        ({"logit_softcap": float("inf")}, "logit_softcap is inf"),
         ({"rope_start": -1}, "rope_start is -1"),
         ({"window": -1}, "window is -1"),
         ({"window": 2**31}, "window is 2147483648"),
@@ -241,6 +248,84 @@ def test_contexts_of_several_splits(layout: str, window: int) -> None:
     for begin, end in [(510, 515), (515, 1023), (1023, 1024), (1024, 1025), (1025, 1030)]:
         (output,) = world.step([(0, begin, end)])
         assert relative_error(output, expected[begin:end]) < TOLERANCES[layout]
+
+
+def torch_attention(tokens: Float32, op: PagedAttentionAttributes, sinks: Float32 | None) -> Float32:
+    """One whole sequence in fp64, soft-cap and sinks written out: the sinks are one more column of the scores."""
+    num_tokens = len(tokens)
+    heads = torch.from_numpy(tokens).double().reshape(num_tokens, -1, op.head_dim).transpose(0, 1)
+    q, k, v = heads.split([op.num_heads, op.num_kv_heads, op.num_kv_heads])
+    k, v = (x.repeat_interleave(op.queries_per_kv, 0) for x in (k, v))
+    scores = q @ k.transpose(1, 2) * op.scale
+    if op.logit_softcap:
+        scores = op.logit_softcap * torch.tanh(scores / op.logit_softcap)
+    distances = torch.arange(num_tokens)[:, None] - torch.arange(num_tokens)
+    scores[:, (distances < 0) | (distances >= (op.window or num_tokens))] = -torch.inf
+    if sinks is not None:
+        column = torch.from_numpy(sinks).double()[:, None, None].expand(-1, num_tokens, 1)
+        scores = torch.cat([scores, column], dim=2)
+    weights = torch.softmax(scores, dim=2)[:, :, :num_tokens]
+    output: Float32 = (weights @ v).transpose(0, 1).reshape(num_tokens, -1).float().numpy()
+    return output
+
+
+SINKS = np.array([0.5, -np.inf, 30, -3, 2, 1], np.float32)
+"""Of six heads: some matter, one takes no part, one takes nearly all."""
+
+
+@pytest.mark.parametrize("layout", ["kv16.f32/1", "kvrow.f16/1"])
+@pytest.mark.parametrize(("logit_softcap", "sinks"), [(0.5, None), (0.0, SINKS), (0.5, SINKS)])
+@pytest.mark.parametrize("window", [0, 520])
+def test_soft_capping_and_sinks(layout: str, logit_softcap: float, sinks: Float32 | None, window: int) -> None:
+    """Over groups of heads, and rows of several splits: a sink counts once, however many there are."""
+    op = dataclasses.replace(attributes(layout, heads=6, kv_heads=2), logit_softcap=logit_softcap, window=window)
+    tokens = random_tokens(op, 1030, 11)
+    world = World(op, [tokens], None, sinks=sinks)
+    expected = torch_attention(tokens, op, sinks)
+    world.step([(0, 0, 505)])
+    for begin, end in [(505, 515), (515, 1020), (1020, 1030)]:
+        (output,) = world.step([(0, begin, end)])
+        for head in range(6):
+            found, wanted = (x.reshape(-1, 6, 8)[:, head] for x in (output, expected[begin:end]))
+            assert relative_error(found, wanted) < TOLERANCES[layout]
+
+
+def hugging_faces(
+    module: object, op: PagedAttentionAttributes, tokens: Float32, sinks: Float32, **more: object
+) -> Float32:
+    """eager_attention_forward of a model's file, for one whole sequence."""
+    heads = torch.from_numpy(tokens).reshape(1, len(tokens), -1, op.head_dim).transpose(1, 2)
+    q, k, v = heads.split([op.num_heads, op.num_kv_heads, op.num_kv_heads], dim=1)
+    mask = torch.full((len(tokens),) * 2, -torch.inf).triu(1)[None, None]
+    layer = SimpleNamespace(num_key_value_groups=op.queries_per_kv, sinks=torch.from_numpy(sinks), training=False)
+    output, _ = module.eager_attention_forward(layer, q, k, v, mask, scaling=op.scale, **more)  # type: ignore[attr-defined]
+    result: Float32 = output.reshape(len(tokens), -1).numpy()
+    return result
+
+
+def test_soft_capping_is_gemma_2s() -> None:
+    op = dataclasses.replace(attributes(heads=6, kv_heads=2), logit_softcap=0.5)
+    tokens = random_tokens(op, 40, 12)
+    (output,) = World(op, [tokens], None).step([(0, 0, 40)])
+    expected = hugging_faces(modeling_gemma2, op, tokens, SINKS, softcap=0.5)
+    assert relative_error(output, expected) < 2e-6
+
+
+def test_sinks_are_gpt_osss() -> None:
+    op = attributes(heads=6, kv_heads=2)
+    tokens = random_tokens(op, 40, 13)
+    (output,) = World(op, [tokens], None, sinks=SINKS).step([(0, 0, 40)])
+    assert relative_error(output, hugging_faces(modeling_gpt_oss, op, tokens, SINKS)) < 2e-6
+
+
+def test_a_high_cap_is_none_and_so_is_a_sink_of_minus_infinity() -> None:
+    op = attributes()
+    tokens = random_tokens(op, 40, 14)
+    (expected,) = World(op, [tokens], None).step([(0, 0, 40)])
+    (output,) = World(dataclasses.replace(op, logit_softcap=1e6), [tokens], None).step([(0, 0, 40)])
+    np.testing.assert_allclose(output, expected, atol=1e-6)
+    (output,) = World(op, [tokens], None, sinks=np.full(4, -np.inf, np.float32)).step([(0, 0, 40)])
+    np.testing.assert_array_equal(output, expected)
 
 
 @pytest.mark.parametrize("layout", KV_LAYOUTS)

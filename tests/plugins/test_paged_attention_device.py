@@ -39,7 +39,8 @@ def _triton() -> None:
 
 
 def test_a_mixed_step_launches_four_kernels() -> None:
-    write, context, decode, merge = launches(attributes(), StepShape(300, 3, 100), has_rope=True, has_norm=False)
+    steps = launches(attributes(), StepShape(300, 3, 100), has_rope=True, has_norm=False, has_sinks=False)
+    write, context, decode, merge = steps
     assert (write.kernel, context.kernel, decode.kernel, merge.kernel) == (WRITE, CONTEXT, DECODE, MERGE)
     assert write.grid == (300, 2, 1)
     assert context.grid == (300 // 32 + 3, 2, 1)  # 128 rows of the tile are 32 rows of 4 heads
@@ -50,13 +51,13 @@ def test_a_mixed_step_launches_four_kernels() -> None:
 
 
 def test_a_step_of_single_rows_needs_no_context_kernel() -> None:
-    steps = launches(attributes(), StepShape(3, 3, 100), has_rope=False, has_norm=False)
+    steps = launches(attributes(), StepShape(3, 3, 100), has_rope=False, has_norm=False, has_sinks=False)
     assert [launch.kernel for launch in steps] == [WRITE, DECODE, MERGE]
 
 
 def test_many_sequences_share_fewer_programs_and_long_contexts_fewer_partial_results() -> None:
     op = attributes()
-    decode = launches(op, StepShape(2048, 2048, 10_000), has_rope=False, has_norm=False)[1]
+    decode = launches(op, StepShape(2048, 2048, 10_000), has_rope=False, has_norm=False, has_sinks=False)[1]
     assert decode.grid == (2048, 2, 4)
     assert partials_per_row(op, 10_000) == 64
     assert partials_per_row(attributes(window=1000), 10_000) == 3
@@ -64,10 +65,12 @@ def test_many_sequences_share_fewer_programs_and_long_contexts_fewer_partial_res
 
 @pytest.mark.parametrize("has_rope", [False, True])
 @pytest.mark.parametrize("has_norm", [False, True])
-def test_launches_pass_what_kernels_take(has_rope: bool, has_norm: bool) -> None:
+@pytest.mark.parametrize("has_sinks", [False, True])
+def test_launches_pass_what_kernels_take(has_rope: bool, has_norm: bool, has_sinks: bool) -> None:
     op = attributes()
-    specs = {spec.function: spec for spec in kernel_specs(op, 64 * has_rope, 1, has_norm)}
-    steps = launches(op, StepShape(30, 3, 100), has_rope, has_norm)
+    specs = {spec.function: spec for spec in kernel_specs(op, 64 * has_rope, 1, has_norm, has_sinks)}
+    steps = launches(op, StepShape(30, 3, 100), has_rope, has_norm, has_sinks)
+    assert [launch.kernel for launch in steps if "sinks" in launch.buffers] == [CONTEXT, MERGE] * has_sinks
     assert [launch.kernel for launch in steps] == list(specs)
     for launch in steps:
         parameters = specs[launch.kernel].parameters
@@ -114,7 +117,7 @@ def test_a_step_that_cannot_be_is_refused(shape: tuple[int, int, int]) -> None:
 )
 def test_attributes_that_devices_do_not_serve_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        kernel_specs(attributes(**change), 0, 0, False)
+        kernel_specs(attributes(**change), 0, 0, False, False)
 
 
 # ------------------------------------------------------------------------------------------------- compiled kernels
@@ -122,11 +125,12 @@ def test_attributes_that_devices_do_not_serve_are_refused(change: dict[str, obje
 
 @pytest.fixture(scope="module")
 def small_specs() -> tuple[KernelSpec, ...]:
-    """Few and small tiles, which compile in half the time."""
+    """Few and small tiles, which compile in half the time, with all that an op may have."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("precast.plugins.paged_attention.device.kernels.CONTEXT_BLOCK", 32)
         patch.setattr("precast.plugins.paged_attention.device.kernels.CONTEXT_KEYS", 16)
-        return kernel_specs(attributes(num_heads=4, head_dim=16, tokens_per_block=64), 16, 1, True)
+        op = attributes(num_heads=4, head_dim=16, tokens_per_block=64, logit_softcap=50.0)
+        return kernel_specs(op, 16, 1, True, True)
 
 
 @pytest.mark.usefixtures("_triton")
@@ -158,7 +162,7 @@ def test_the_largest_tiles_fit_the_smallest_shared_memory(head_dim: int) -> None
     """Compiling checks the limit. A smaller head_dim has smaller tiles, and the decode kernel uses half as much."""
     from precast.plugins.device.compile_triton import compile_kernel
 
-    context = kernel_specs(attributes(num_heads=16, head_dim=head_dim), 0, 0, False)[1]
+    context = kernel_specs(attributes(num_heads=16, head_dim=head_dim), 0, 0, False, False)[1]
     assert 0 < compile_kernel(context, "sm_86", "cubin").shared_bytes <= SHARED_BYTES_LIMITS["sm_86"]
 
 
@@ -215,5 +219,6 @@ def test_the_kernels_are_the_reference_in_tritons_interpreter() -> None:
 
 def test_both_layouts_have_kernels() -> None:
     for layout in DEVICE_KV_LAYOUTS:
-        kv = [p for p in kernel_specs(attributes(kv_layout=layout), 0, 0, False)[1].parameters if p.name == "kv"]
+        context = kernel_specs(attributes(kv_layout=layout), 0, 0, False, False)[1]
+        kv = [p for p in context.parameters if p.name == "kv"]
         assert kv == [Parameter("kv", {"kvrow.bf16/1": "*bf16", "kvrow.f16/1": "*fp16"}[layout])]

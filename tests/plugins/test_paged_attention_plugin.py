@@ -1,12 +1,14 @@
 """PagedAttention's plugin for TensorRT: shapes, types, fields, kernels. tests/builder/tensorrt builds plans with it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from precast.plugins.paged_attention.device.launches import StepShape, workspace
+from precast.plugins.device.launcher import DeviceError
+from precast.plugins.paged_attention.device.launches import StepShape, launches, workspace
 from precast.plugins.paged_attention.schema import PagedAttentionAttributes
 from precast.plugins.paged_attention.tensorrt.fields import (
     FIELD_TYPES,
@@ -29,8 +31,9 @@ ATTRIBUTES = PagedAttentionAttributes(
     window=7,
     qk_norm_epsilon=1e-6,
     rope_start=3,
+    logit_softcap=50.0,
 )
-FIELDS = PluginFields(ATTRIBUTES, rotary_dim=32, num_frequencies=2, has_qk_norm=True)
+FIELDS = PluginFields(ATTRIBUTES, rotary_dim=32, num_frequencies=2, has_qk_norm=True, has_sinks=True)
 BLOCK_ELEMENTS = 2 * 2 * 16 * 32
 
 
@@ -40,7 +43,24 @@ class Creator:
     def __init__(self) -> None:
         self.errors: list[str] = []
         self.compiled: list[PluginFields] = []
-        self.creator = make_creator(trt, self.compile, self.errors)
+        self.opened: list[bytes] = []
+        self.launched: list[tuple[Any, ...]] = []
+        self.open_error = ""
+        self.creator = make_creator(trt, self.compile, self.errors, self.open)
+
+    def open(self, kernels: bytes) -> Any:
+        """A launcher that only writes down what it was asked to launch."""
+        if self.open_error:
+            raise DeviceError(self.open_error)
+        self.opened.append(kernels)
+        return SimpleNamespace(launch=lambda *launch: self.launched.append(launch))
+
+    def run(self, plugin: Any, pool: int = 0x5000, num_tokens: int = 6) -> int:
+        """Of two sequences, with tables of three blocks."""
+        descs = [SimpleNamespace(dims=dims) for dims in ((num_tokens, 384), (3,), (2,), (2, 3))]
+        inputs = [0x1000 * (index + 1) for index in range(9)]
+        status: int = plugin.enqueue(descs, [], inputs, [0xA000, pool], 1 << 30, 99)
+        return status
 
     def compile(self, fields: PluginFields) -> bytes:
         self.compiled.append(fields)
@@ -68,6 +88,7 @@ def inputs() -> list[trt.DimsExprs]:
         dims(2, 16),
         dims(32),
         dims(32),
+        dims(8),
     ]
 
 
@@ -76,7 +97,9 @@ class TestFields:
         "fields",
         [
             FIELDS,
-            PluginFields(replace(ATTRIBUTES, kv_layout="kvrow.f16/1", window=0), 0, 0, has_qk_norm=False),
+            PluginFields(
+                replace(ATTRIBUTES, kv_layout="kvrow.f16/1", window=0), 0, 0, has_qk_norm=False, has_sinks=False
+            ),
         ],
     )
     def test_they_come_back_from_arrays(self, fields: PluginFields) -> None:
@@ -93,9 +116,17 @@ class TestFields:
         assert PluginFields.from_arrays(arrays).attributes.kv_layout == "kvrow.bf16/1"
 
     def test_inputs_are_counted(self) -> None:
-        assert FIELDS.num_inputs == 8
-        assert replace(FIELDS, rotary_dim=0).num_inputs == 7
-        assert replace(FIELDS, has_qk_norm=False).num_inputs == 6
+        assert FIELDS.num_inputs == 9
+        assert replace(FIELDS, rotary_dim=0).num_inputs == 8
+        assert replace(FIELDS, has_qk_norm=False).num_inputs == 7
+        assert replace(FIELDS, has_sinks=False).num_inputs == 8
+
+    def test_the_fields_beside_the_ops_attributes(self) -> None:
+        arrays = FIELDS.to_arrays()
+        assert arrays["logit_softcap"].tolist() == [50.0]
+        assert arrays["has_sinks"].tolist() == [1]
+        assert FIELD_TYPES["logit_softcap"] is float
+        assert FIELD_TYPES["has_sinks"] is int
 
     def test_a_layout_of_the_cpu_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"kv_layout is kv16\.bf16/1; the plugin has kvrow\.bf16/1, kvrow\.f16/1$"):
@@ -126,7 +157,7 @@ class TestShapes:
     def test_a_wrong_number_of_inputs_is_said(self) -> None:
         made = Creator()
         made.make().get_output_shapes(inputs()[:6], [], trt.Exprs())
-        assert made.errors == ["PagedAttention has 6 inputs, its fields say 8"]
+        assert made.errors == ["PagedAttention has 6 inputs, its fields say 9"]
 
     def test_the_workspace_is_that_of_the_greatest_step(self) -> None:
         greatest = [(64, 384), (9,), (8,), (8, 20), (1000, BLOCK_ELEMENTS)]
@@ -136,12 +167,12 @@ class TestShapes:
 
 
 class TestTypes:
-    RIGHT = ("bfloat16", "int32", "int32", "int32", "bfloat16", "float32", "float32", "float32", "bfloat16", "bfloat16")
+    RIGHT = ("bfloat16", *["int32"] * 3, "bfloat16", *["float32"] * 4, "bfloat16", "bfloat16")
 
     def supports(self, plugin: Any, position: int, dtype: str, **desc: Any) -> bool:
         tensors = [trt.DynamicTensor(trt.Desc(each)) for each in self.RIGHT]
         tensors[position] = trt.DynamicTensor(trt.Desc(dtype, **desc))
-        supported: bool = plugin.supports_format_combination(position, tensors, 8)
+        supported: bool = plugin.supports_format_combination(position, tensors, 9)
         return supported
 
     def test_every_tensor_has_one_type(self) -> None:
@@ -223,12 +254,42 @@ class TestErrors:
         assert made.make(replace(FIELDS, attributes=replace(ATTRIBUTES, window=13))) is None
         assert made.errors == ["layers.0.attention: no kernels for 13"]
 
-    def test_running(self) -> None:
+    def test_what_fails_while_it_runs(self) -> None:
         made = Creator()
-        assert made.make().enqueue() == 1
+        made.open_error = "no device"
+        assert made.run(made.make()) == 1
+        assert made.errors == ["PagedAttention: no device"]
+
+    def test_another_pool(self) -> None:
+        made = Creator()
+        assert made.run(made.make(), pool=512) == 1
         assert made.errors == [
-            "PagedAttention cannot run: this version of precast builds TensorRT engines and runs none"
+            "PagedAttention: PagedAttention writes its pool in place, at 0x5000; TensorRT gives 0x200 for its output"
         ]
+        assert made.launched == []
+
+
+class TestRunning:
+    def test_a_step_is_the_launches_on_the_given_addresses(self) -> None:
+        made = Creator()
+        plugin = made.make()
+        assert made.run(plugin) == made.run(plugin.clone()) == 0
+        assert made.opened == [b"kernels 1"]  # once for all plugins with these kernels
+        shape = StepShape(6, 2, 3)
+        expected = launches(ATTRIBUTES, shape, has_rope=True, has_norm=True, has_sinks=True)
+        assert [launch for launch, _, _ in made.launched] == 2 * list(expected)
+        regions = {region.name: 1 << 30 | region.offset for region in workspace(ATTRIBUTES, shape).regions}
+        required = ("qkv", "query_starts", "context_lengths", "block_tables", "kv")
+        names = (*required, "inv_freq", "q_norm", "k_norm", "sinks")
+        addresses = {name: 0x1000 * (index + 1) for index, name in enumerate(names)}
+        for _, given, stream in made.launched:
+            assert given == {**addresses, "output": 0xA000, **regions}
+            assert stream == 99
+
+    def test_a_step_of_single_tokens_needs_no_context_kernel(self) -> None:
+        made = Creator()
+        assert made.run(made.make(), num_tokens=2) == 0
+        assert "paged_attention_context" not in {launch.kernel for launch, _, _ in made.launched}
 
 
 def test_the_creator_says_what_it_makes() -> None:

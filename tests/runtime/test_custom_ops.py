@@ -159,8 +159,17 @@ ATTENTION: dict[str, Any] = {
     "window": 0,
     "qk_norm_epsilon": 0.0,
     "rope_start": 0,
+    "logit_softcap": 0.0,
 }
 INT32 = np.zeros(1, np.int32)
+ATTENTION_INPUTS: dict[str, Any] = {
+    "qkv": np.zeros((1, 128), np.float32),
+    "query_starts": INT32,
+    "context_lengths": INT32,
+    "block_tables": INT32.reshape(1, 1),
+    "kv": np.zeros((1, 4096), np.uint8),
+    "inv_freq": None,
+}
 
 
 @pytest.mark.parametrize(
@@ -190,19 +199,29 @@ def test_bad_attributes_of_linear(portable: Any, changes: dict[str, Any], messag
         ({"qk_norm_epsilon": -1.0}, "qk_norm_epsilon must be finite and not negative"),
         ({"rope_start": -1}, r"rope_start is -1; it must be in \[0, 2147483647\]"),
         ({"window": -1}, r"window is -1; it must be in \[0, 2147483647\]"),
+        ({"logit_softcap": 50.0}, "logit_softcap is 50; the CPU kernels do not have soft-capping of logits yet"),
+        ({"logit_softcap": float("nan")}, "logit_softcap is -?nan; it must be finite"),
     ],
 )
 def test_bad_attributes_of_paged_attention(portable: Any, changes: dict[str, Any], message: str) -> None:
-    inputs: dict[str, Any] = {
-        "qkv": random(1, 128),
-        "query_starts": INT32,
-        "context_lengths": INT32,
-        "block_tables": INT32.reshape(1, 1),
-        "kv": np.zeros((1, 4096), np.uint8),
-        "inv_freq": None,
-    }
     with pytest.raises(REFUSED, match=(KERNEL % "PagedAttention") + f".*{message}"):
-        OpSession(portable, paged_attention_op, ATTENTION | changes, inputs, ["output"])
+        OpSession(portable, paged_attention_op, ATTENTION | changes, ATTENTION_INPUTS, ["output"])
+
+
+@pytest.mark.parametrize("norms", [None, random(16)])
+def test_paged_attention_refuses_sinks(portable: Any, norms: Any) -> None:
+    """The ninth input, with and without those before it; a graph that leaves it empty has none."""
+    inputs = ATTENTION_INPUTS | {"q_norm": norms, "k_norm": norms, "sinks": None}
+    OpSession(portable, paged_attention_op, ATTENTION, inputs, ["output"])
+    expected = 'its input sinks is "sinks"; the CPU kernels do not have attention sinks yet'
+    with pytest.raises(REFUSED, match=KERNEL % "PagedAttention" + expected):
+        OpSession(portable, paged_attention_op, ATTENTION, inputs | {"sinks": random(4)}, ["output"])
+
+
+def test_paged_attention_without_the_attribute_logit_softcap_is_refused(portable: Any) -> None:
+    attributes = {name: value for name, value in ATTENTION.items() if name != "logit_softcap"}
+    with pytest.raises(REFUSED, match="cannot read the number logit_softcap of node"):
+        OpSession(portable, paged_attention_op, attributes, ATTENTION_INPUTS, ["output"])
 
 
 def test_bad_attributes_of_the_small_ops(portable: Any) -> None:

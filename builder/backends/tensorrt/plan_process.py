@@ -103,7 +103,7 @@ class _PlanBuilder:
 
     def _compile_kernels(self, fields: PluginFields) -> bytes:
         from precast.builder.backends.tensorrt.compile_kernels import compile_beside_each_other
-        from precast.plugins.device.serialize import to_bytes
+        from precast.plugins.device.launcher import compress_kernels
         from precast.plugins.paged_attention.device.kernels import kernel_specs
 
         self._say_stage("compiling kernels")
@@ -111,7 +111,7 @@ class _PlanBuilder:
         specs = kernel_specs(
             fields.attributes, fields.rotary_dim, fields.num_frequencies, fields.has_qk_norm, fields.has_sinks
         )
-        return to_bytes(compile_beside_each_other(specs, targets))
+        return compress_kernels(compile_beside_each_other(specs, targets))
 
     def _say_stage(self, stage: str) -> None:
         say(self._answers, {"stage": stage})

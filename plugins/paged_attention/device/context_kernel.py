@@ -19,7 +19,7 @@ import triton  # noqa: TID253  imported only where kernels are compiled or inter
 import triton.language as tl  # noqa: TID253
 
 from precast.plugins.paged_attention.device.paging import key_pointers, padded_dim, sequence_of_tile
-from precast.plugins.paged_attention.device.softmax import add_tile
+from precast.plugins.paged_attention.device.softmax import add_sink, add_tile
 
 
 @triton.jit
@@ -27,7 +27,7 @@ def attend_masked(
     q_MD, kv_head, table, start, position_M, max_M, sum_M, weighted_MD,
     first_seen, last_position,
     BLOCK_ELEMENTS: tl.constexpr, N: tl.constexpr, D: tl.constexpr, J: tl.constexpr,
-    SCALE_LOG2: tl.constexpr, WINDOW: tl.constexpr,
+    SCALE_LOG2: tl.constexpr, TANH_SCALE: tl.constexpr, WINDOW: tl.constexpr,
 ):  # fmt: skip
     """A tile that some rows see only in part. Tokens outside first_seen .. last_position are not loaded.
 
@@ -47,7 +47,7 @@ def attend_masked(
     finite_v_JD = tl.where(is_finite_JD, v_JD, 0.0).to(v_JD.dtype)
     scores_MJ = tl.dot(q_MD, tl.trans(k_JD))
     max_M, sum_M, weighted_MD = add_tile(
-        scores_MJ, visible_MJ, finite_v_JD, max_M, sum_M, weighted_MD, SCALE_LOG2, MASKED=True
+        scores_MJ, visible_MJ, finite_v_JD, max_M, sum_M, weighted_MD, SCALE_LOG2, TANH_SCALE, MASKED=True
     )
     if tl.min(tl.min(is_finite_JD.to(tl.int32), axis=1), axis=0) == 0:
         num_seen_MD = tl.dot(visible_MJ.to(v_JD.dtype), tl.where(is_finite_JD, 0.0, 1.0).to(v_JD.dtype))
@@ -58,7 +58,8 @@ def attend_masked(
 @triton.jit
 def attend_whole(
     q_MD, kv_head, table, start, max_M, sum_M, weighted_MD,
-    BLOCK_ELEMENTS: tl.constexpr, N: tl.constexpr, D: tl.constexpr, J: tl.constexpr, SCALE_LOG2: tl.constexpr,
+    BLOCK_ELEMENTS: tl.constexpr, N: tl.constexpr, D: tl.constexpr, J: tl.constexpr,
+    SCALE_LOG2: tl.constexpr, TANH_SCALE: tl.constexpr,
 ):  # fmt: skip
     """A tile that every row sees whole: no masks, except where D is padded."""
     D_PADDED: tl.constexpr = padded_dim(D)
@@ -72,7 +73,7 @@ def attend_whole(
         k_JD = tl.load(pointers_JD, mask=mask_1D, other=0.0)
         v_JD = tl.load(pointers_JD + N * D, mask=mask_1D, other=0.0)
     scores_MJ = tl.dot(q_MD, tl.trans(k_JD))
-    return add_tile(scores_MJ, scores_MJ, v_JD, max_M, sum_M, weighted_MD, SCALE_LOG2, MASKED=False)
+    return add_tile(scores_MJ, scores_MJ, v_JD, max_M, sum_M, weighted_MD, SCALE_LOG2, TANH_SCALE, MASKED=False)
 
 
 @triton.jit
@@ -82,6 +83,7 @@ def paged_attention_context(
     context_lengths,  # int32 [S]
     block_tables,  # int32 [S, B]
     kv,  # element type, the pool
+    sinks,  # fp32 [HQ], None without sinks
     output,  # element type [T, HQ * D], written
     num_sequences,
     table_width,
@@ -91,6 +93,7 @@ def paged_attention_context(
     N: tl.constexpr,
     WINDOW: tl.constexpr,
     SCALE_LOG2: tl.constexpr,
+    TANH_SCALE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     J: tl.constexpr,
 ):
@@ -139,17 +142,20 @@ def paged_attention_context(
         for start in tl.range(first_seen // J * J, tl.minimum(whole_from, last_position + 1), J, num_stages=1):
             max_M, sum_M, weighted_MD = attend_masked(
                 q_MD, kv_head, table, start, position_M, max_M, sum_M, weighted_MD, first_seen, last_position,
-                BLOCK_ELEMENTS, N, D, J, SCALE_LOG2, WINDOW,
+                BLOCK_ELEMENTS, N, D, J, SCALE_LOG2, TANH_SCALE, WINDOW,
             )  # fmt: skip
     for start in tl.range(whole_from, whole_to, J):
         max_M, sum_M, weighted_MD = attend_whole(
-            q_MD, kv_head, table, start, max_M, sum_M, weighted_MD, BLOCK_ELEMENTS, N, D, J, SCALE_LOG2
+            q_MD, kv_head, table, start, max_M, sum_M, weighted_MD, BLOCK_ELEMENTS, N, D, J, SCALE_LOG2, TANH_SCALE
         )
     for start in tl.range(tl.maximum(whole_from, whole_to), last_position + 1, J, num_stages=1):
         max_M, sum_M, weighted_MD = attend_masked(
             q_MD, kv_head, table, start, position_M, max_M, sum_M, weighted_MD, first_seen, last_position,
-            BLOCK_ELEMENTS, N, D, J, SCALE_LOG2, WINDOW,
+            BLOCK_ELEMENTS, N, D, J, SCALE_LOG2, TANH_SCALE, WINDOW,
         )  # fmt: skip
 
+    if sinks is not None:
+        factor_M, sum_M = add_sink(sinks, head * G + m % G, max_M, sum_M)
+        weighted_MD *= factor_M[:, None]
     result_MD = (weighted_MD / sum_M[:, None]).to(output.dtype.element_ty)
     tl.store(output + first_row.to(tl.int64) * (HQ * D) + offsets_MD, result_MD, mask=mask_MD)

@@ -39,6 +39,7 @@ def paged_attention_decode(
     N: tl.constexpr,
     WINDOW: tl.constexpr,
     SCALE_LOG2: tl.constexpr,
+    TANH_SCALE: tl.constexpr,
     SPLIT: tl.constexpr,
     MAX_SPANS: tl.constexpr,
     BLOCK_G: tl.constexpr,
@@ -85,6 +86,7 @@ def paged_attention_decode(
                 sum_G,
                 weighted_GD,
                 SCALE_LOG2,
+                TANH_SCALE,
                 MASKED=True,
             )
         # S * P * HQ * D may pass 2^31.

@@ -36,7 +36,7 @@ def rows_per_tile(attributes: PagedAttentionAttributes) -> int:
 
 
 def kernel_specs(
-    attributes: PagedAttentionAttributes, rotary_dim: int, num_frequencies: int, has_norm: bool
+    attributes: PagedAttentionAttributes, rotary_dim: int, num_frequencies: int, has_norm: bool, has_sinks: bool
 ) -> tuple[KernelSpec, ...]:
     """The four kernels: write, context, decode, merge. rotary_dim 0: no inv_freq. Else it is [num_frequencies, R / 2].
 
@@ -45,9 +45,9 @@ def kernel_specs(
     check_attributes(attributes)
     return (
         _write(attributes, rotary_dim, num_frequencies, has_norm),
-        _context(attributes),
+        _context(attributes, has_sinks),
         _decode(attributes),
-        _merge(attributes),
+        _merge(attributes, has_sinks),
     )
 
 
@@ -116,7 +116,7 @@ def _context_block(attributes: PagedAttentionAttributes) -> int:
     return max(block, padded(attributes.queries_per_kv))
 
 
-def _context(attributes: PagedAttentionAttributes) -> KernelSpec:
+def _context(attributes: PagedAttentionAttributes, has_sinks: bool) -> KernelSpec:
     element = "*" + _ELEMENTS[attributes.kv_layout]
     return KernelSpec(
         f"{_MODULE}.context_kernel",
@@ -127,11 +127,13 @@ def _context(attributes: PagedAttentionAttributes) -> KernelSpec:
             Parameter("context_lengths", _INT32),
             Parameter("block_tables", _INT32),
             Parameter("kv", element),
+            *_sinks_parameter(has_sinks),
             Parameter("output", element),
             Parameter("num_sequences", "i32"),
             Parameter("table_width", "i32"),
         ),
         (
+            *_sinks_constant(has_sinks),
             *_shape(attributes),
             ("BLOCK_M", _context_block(attributes)),
             ("J", CONTEXT_KEYS if attributes.head_dim <= 128 else CONTEXT_KEYS // 2),
@@ -173,7 +175,7 @@ def _decode(attributes: PagedAttentionAttributes) -> KernelSpec:
     )
 
 
-def _merge(attributes: PagedAttentionAttributes) -> KernelSpec:
+def _merge(attributes: PagedAttentionAttributes, has_sinks: bool) -> KernelSpec:
     return KernelSpec(
         f"{_MODULE}.merge_kernel",
         MERGE,
@@ -183,10 +185,12 @@ def _merge(attributes: PagedAttentionAttributes) -> KernelSpec:
             Parameter("partial_max", _FP32),
             Parameter("partial_sum", _FP32),
             Parameter("partial_weighted", _FP32),
+            *_sinks_parameter(has_sinks),
             Parameter("output", "*" + _ELEMENTS[attributes.kv_layout]),
             Parameter("partials_per_row", "i32"),
         ),
         (
+            *_sinks_constant(has_sinks),
             ("HQ", attributes.num_heads),
             ("D", attributes.head_dim),
             ("WINDOW", attributes.window),
@@ -199,11 +203,21 @@ def _merge(attributes: PagedAttentionAttributes) -> KernelSpec:
 
 def _shape(attributes: PagedAttentionAttributes) -> tuple[tuple[str, Constant], ...]:
     """The constants that both attention kernels take."""
+    softcap = attributes.logit_softcap
     return (
         ("HQ", attributes.num_heads),
         ("HKV", attributes.num_kv_heads),
         ("D", attributes.head_dim),
         ("N", attributes.tokens_per_block),
         ("WINDOW", attributes.window),
-        ("SCALE_LOG2", attributes.scale * math.log2(math.e)),
+        ("SCALE_LOG2", (softcap or attributes.scale) * math.log2(math.e)),
+        ("TANH_SCALE", attributes.scale / softcap if softcap else 0.0),
     )
+
+
+def _sinks_parameter(has_sinks: bool) -> tuple[Parameter, ...]:
+    return (Parameter("sinks", _FP32),) * has_sinks
+
+
+def _sinks_constant(has_sinks: bool) -> tuple[tuple[str, Constant], ...]:
+    return () if has_sinks else (("sinks", None),)

@@ -59,7 +59,7 @@ def partials_per_row(attributes: PagedAttentionAttributes, table_width: int) -> 
 
 
 def launches(
-    attributes: PagedAttentionAttributes, shape: StepShape, has_rope: bool, has_norm: bool
+    attributes: PagedAttentionAttributes, shape: StepShape, has_rope: bool, has_norm: bool, has_sinks: bool
 ) -> tuple[Launch, ...]:
     """The launches of a step in order, on one stream. Buffers are inputs, the output, or regions of the workspace.
 
@@ -69,6 +69,7 @@ def launches(
     heads = attributes.num_kv_heads
     heads_per_program = min(heads, max(1, shape.num_tokens * heads // _WRITE_PROGRAMS))
     optional = ("inv_freq",) * has_rope + ("q_norm", "k_norm") * has_norm
+    sinks = ("sinks",) * has_sinks
     indices = ("query_starts", "context_lengths", "block_tables")
     partial_results = ("partial_max", "partial_sum", "partial_weighted")
     num_sequences, table_width = ("num_sequences", shape.num_sequences), ("table_width", shape.table_width)
@@ -83,7 +84,7 @@ def launches(
     context = Launch(
         kernels.CONTEXT,
         (shape.num_tokens // kernels.rows_per_tile(attributes) + shape.num_sequences, heads, 1),
-        ("queries", *indices, "kv", "output"),
+        ("queries", *indices, "kv", *sinks, "output"),
         (num_sequences, table_width),
     )
     programs_per_head = min(partials, max(1, _DECODE_PROGRAMS // (shape.num_sequences * heads)))
@@ -96,7 +97,7 @@ def launches(
     merge = Launch(
         kernels.MERGE,
         (shape.num_sequences, attributes.num_heads, 1),
-        ("query_starts", "context_lengths", *partial_results, "output"),
+        ("query_starts", "context_lengths", *partial_results, *sinks, "output"),
         (("partials_per_row", partials),),
     )
     if shape.num_tokens == shape.num_sequences:

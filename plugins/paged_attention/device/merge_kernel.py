@@ -3,7 +3,7 @@
 S = sequences, HQ = query heads, D = head_dim, P = room for spans of a row.
 
 A program does one row and one query head: with M = max m[i], output[d] is the sum of a[i][d] * 2^(m[i] - M) over the
-same sum of l[i], spans in ascending order.
+same sum of l[i], spans in ascending order. The sink of the head, if there is one, is merged after the last span.
 
 Floor: spans * HQ * D * 4 bytes for each sequence, just written and mostly still in the second level cache: 64
 sequences of 8 spans and 32 heads of 128 are 8 MB, 2 us at 4.8 TB/s. The launch takes longer.
@@ -13,6 +13,7 @@ sequences of 8 spans and 32 heads of 128 are 8 MB, 2 us at 4.8 TB/s. The launch 
 import triton  # noqa: TID253  imported only where kernels are compiled or interpreted
 import triton.language as tl  # noqa: TID253
 
+from precast.plugins.paged_attention.device.softmax import add_sink
 from precast.plugins.paged_attention.device.spans import spans_of
 
 
@@ -23,6 +24,7 @@ def paged_attention_merge(
     partial_max,  # fp32 [S, P, HQ]
     partial_sum,  # fp32 [S, P, HQ]
     partial_weighted,  # fp32 [S, P, HQ, D]
+    sinks,  # fp32 [HQ], None without sinks
     output,  # element type [T, HQ * D], written
     partials_per_row,
     HQ: tl.constexpr,
@@ -51,5 +53,8 @@ def paged_attention_merge(
         factor = tl.math.exp2(tl.load(partial_max + slot) - overall_max)
         total += tl.load(partial_sum + slot) * factor
         weighted_D += tl.load(partial_weighted + slot * D + d, mask=d < D, other=0.0) * factor
+    if sinks is not None:
+        factor, total = add_sink(sinks, head, overall_max, total)
+        weighted_D *= factor
     result_D = (weighted_D / total).to(output.dtype.element_ty)
     tl.store(output + row.to(tl.int64) * (HQ * D) + head * D + d, result_D, mask=d < D)

@@ -32,12 +32,14 @@ class PluginFields:
         rotary_dim: Twice the columns of the input inv_freq, which follows the required ones; 0: there is none.
         num_frequencies: Its rows.
         has_qk_norm: Whether q_norm and k_norm follow these.
+        has_sinks: Whether sinks follow these.
     """
 
     attributes: PagedAttentionAttributes
     rotary_dim: int
     num_frequencies: int
     has_qk_norm: bool
+    has_sinks: bool
 
     def __post_init__(self) -> None:
         if self.attributes.kv_layout not in DEVICE_KV_LAYOUTS:
@@ -48,7 +50,7 @@ class PluginFields:
 
     @property
     def num_inputs(self) -> int:
-        return NUM_REQUIRED_INPUTS + self.has_rope + 2 * self.has_qk_norm
+        return NUM_REQUIRED_INPUTS + self.has_rope + 2 * self.has_qk_norm + self.has_sinks
 
     @property
     def has_rope(self) -> bool:
@@ -60,6 +62,7 @@ class PluginFields:
             "rotary_dim": self.rotary_dim,
             "num_frequencies": self.num_frequencies,
             "has_qk_norm": int(self.has_qk_norm),
+            "has_sinks": int(self.has_sinks),
         }
         return {name: _to_array(value) for name, value in values.items()}
 
@@ -70,10 +73,10 @@ class PluginFields:
             raise ValueError(f"PagedAttention: the plugin lacks its field {', '.join(missing)}")
         values: dict[str, Any] = {name: _from_array(kind, arrays[name]) for name, kind in FIELD_TYPES.items()}
         rest = [values.pop(name) for name in _OWN_FIELDS]
-        return cls(PagedAttentionAttributes(**values), int(rest[0]), int(rest[1]), bool(rest[2]))
+        return cls(PagedAttentionAttributes(**values), int(rest[0]), int(rest[1]), bool(rest[2]), bool(rest[3]))
 
 
-_OWN_FIELDS = ("rotary_dim", "num_frequencies", "has_qk_norm")
+_OWN_FIELDS = ("rotary_dim", "num_frequencies", "has_qk_norm", "has_sinks")
 
 
 def _field_types() -> Iterable[tuple[str, type[int] | type[float] | type[str]]]:

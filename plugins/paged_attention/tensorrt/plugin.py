@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from precast.plugins.device.launcher import Launcher, open_launcher
 from precast.plugins.paged_attention import schema
 from precast.plugins.paged_attention.device.launches import StepShape, workspace
 from precast.plugins.paged_attention.tensorrt.fields import (
@@ -18,12 +19,19 @@ from precast.plugins.paged_attention.tensorrt.fields import (
     PluginFields,
     read_text,
 )
+from precast.plugins.paged_attention.tensorrt.run import run_step
 
 CompileKernels = Callable[[PluginFields], bytes]
 """The kernels of a plugin, as bytes; asked once for each set of equal fields."""
 
 
-def make_creator(trt: Any, compile_kernels: CompileKernels, errors: list[str]) -> Any:
+OpenLauncher = Callable[[bytes], Launcher]
+"""Loads the kernels that these bytes hold into the current context."""
+
+
+def make_creator(
+    trt: Any, compile_kernels: CompileKernels, errors: list[str], open_launcher: OpenLauncher = open_launcher
+) -> Any:
     """The creator of the op's plugins, to be registered in TensorRT's registry under PLUGIN_NAMESPACE.
 
     TensorRT calls it and its plugins from C++, which knows no Python exceptions: what goes wrong is added to `errors`,
@@ -33,6 +41,7 @@ def make_creator(trt: Any, compile_kernels: CompileKernels, errors: list[str]) -
         trt: The module.
         compile_kernels: For plugins of new networks.
         errors: Sentences, the first of which is the cause.
+        open_launcher: For plugins that run; asked once for each set of kernels.
     """
     field_types = {
         int: trt.PluginFieldType.INT32,
@@ -142,11 +151,28 @@ def make_creator(trt: Any, compile_kernels: CompileKernels, errors: list[str]) -
             del tactic
             return 0
 
-        def enqueue(self, *arguments: object) -> int:
-            """Running engines is not part of this version: see docs/tensorrt.md."""
-            del arguments
-            errors.append("PagedAttention cannot run: this version of precast builds TensorRT engines and runs none")
-            return 1
+        def enqueue(
+            self,
+            input_descs: Sequence[Any],
+            output_descs: Sequence[Any],
+            inputs: Sequence[int],
+            outputs: Sequence[int],
+            workspace_address: int,
+            stream: int,
+        ) -> int:
+            """Returns 0, or 1 where it failed."""
+            del output_descs
+            tokens, lengths, tables = (input_descs[index].dims for index in (0, 2, 3))
+            try:
+                if self._kernels_sha256 not in launchers:
+                    launchers[self._kernels_sha256] = open_launcher(kernel_sets[self._kernels_sha256])
+                launcher = launchers[self._kernels_sha256]
+                shape = StepShape(tokens[0], lengths[0], tables[1])
+                run_step(self._fields, launcher, shape, inputs, outputs, workspace_address, stream)
+            except Exception as error:  # noqa: BLE001 - must not cross C++; the session raises it again as text
+                errors.append(f"PagedAttention: {error}")
+                return 1
+            return 0
 
     class PagedAttentionCreator(trt.IPluginCreatorV3One):  # type: ignore[misc]
         """Makes plugins from an ONNX node's attributes, or from what a plan holds."""
@@ -193,6 +219,7 @@ def make_creator(trt: Any, compile_kernels: CompileKernels, errors: list[str]) -
 
     alive: list[PagedAttentionPlugin] = []
     kernel_sets: dict[str, bytes] = {}  # by hash; a plan's plugins are made in any order
+    launchers: dict[str, Launcher] = {}
     return PagedAttentionCreator()
 
 

@@ -111,7 +111,9 @@ struct Api {
   void (*ReleaseArenaCfg)(ArenaCfg* arena_cfg);
   Slot unused_158[6];
   Status* (*CreateArenaCfgV2)(const char* const* keys, const std::size_t* values, std::size_t count, ArenaCfg** out);
-  Slot unused_165[67];
+  Slot unused_165[65];
+  Status* (*KernelInfo_GetInputCount)(const KernelInfo* info, std::size_t* out);
+  Slot unused_231[1];
   Status* (*KernelInfo_GetInputName)(const KernelInfo* info, std::size_t index, char* out, std::size_t* size);
   Slot unused_233[11];
   Status* (*KernelInfo_GetNodeName)(const KernelInfo* info, char* out, std::size_t* size);
@@ -197,6 +199,7 @@ static_assert(sizeof(void*) == 8 && sizeof(Slot) == 8, "the slots are counted in
   CHECK(AddInitializer, 150)                  \
   CHECK(ReleaseArenaCfg, 157)                 \
   CHECK(CreateArenaCfgV2, 164)                \
+  CHECK(KernelInfo_GetInputCount, 230)        \
   CHECK(KernelInfo_GetInputName, 232)         \
   CHECK(KernelInfo_GetNodeName, 244)          \
   CHECK(KernelContext_ParallelFor, 274)

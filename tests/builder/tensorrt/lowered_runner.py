@@ -38,11 +38,14 @@ class PagedAttention(OpRun):
         )
         optional = list(rest)
         inv_freq = optional.pop(0) if values["rotary_dim"] else None
+        sinks = optional.pop() if values["has_sinks"] else None
         assert len(optional) == 2 * values["has_qk_norm"]
         if inv_freq is not None:
             assert inv_freq.shape == (values["num_frequencies"], values["rotary_dim"] // 2)
+        q_norm, k_norm = optional or (None, None)
         pool = np.ascontiguousarray(kv).view(np.uint8)
-        output = paged_attention(qkv.astype(np.float32), starts, lengths, tables, pool, attributes, inv_freq, *optional)
+        widened = qkv.astype(np.float32)
+        output = paged_attention(widened, starts, lengths, tables, pool, attributes, inv_freq, q_norm, k_norm, sinks)
         return output.astype(qkv.dtype), pool.view(kv.dtype)
 
 

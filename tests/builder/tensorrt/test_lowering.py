@@ -9,12 +9,15 @@ import pytest
 from numpy.typing import NDArray
 
 from precast.builder.backends.tensorrt.lowering.check_lowered import CheckLowered
+from precast.builder.backends.tensorrt.lowering.lower_attention import LowerAttention
 from precast.builder.backends.tensorrt.lowering.lower_embeddings import LowerEmbeddings
+from precast.builder.network.decoder import emit_network
 from precast.builder.network.onnx_model import onnx_bytes
 from precast.builder.passes.base import InvariantError
 from precast.builder.passes.pipeline import COMMON_PASSES
 from precast.builder.reference import ReferenceModel
 from precast.checkpoints.model_config import HeadConfig, ModelConfig, NormConfig, QkNormConfig
+from precast.checkpoints.ranks.rank_model import whole_model
 from tests.builder.tensorrt.lowered_runner import LoweredRunner
 from tests.builder.tensorrt.worlds import WIDE, RoundedTensors, lowered, tensorrt_plan
 from tests.builder.worlds import (
@@ -40,6 +43,9 @@ MODELS: dict[str, ModelConfig] = {
     "no rope": with_attention(WIDE, rope=None),
     "head bias": replace(WIDE, head=HeadConfig(bias=True)),
 }
+
+FIELDS = ("rotary_dim", "num_frequencies", "has_qk_norm", "has_sinks")
+"""Of the plugin, beside the op's attributes."""
 
 
 def error(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
@@ -141,11 +147,28 @@ def test_pools_are_written_in_place_through_an_output() -> None:
     attention = network.graph.node("layers.1.attention")
     assert attention.attributes["window"].as_int() == 5
     assert attention.attributes["plugin_namespace"].as_string() == "precast"
-    assert [attention.attributes[name].as_int() for name in ("rotary_dim", "num_frequencies", "has_qk_norm")] == [
-        32,
-        1,
-        0,
-    ]
+    assert [attention.attributes[name].as_int() for name in FIELDS] == [32, 1, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["no rope", "llama", "qk norm"])
+def test_sinks_are_the_last_input_whatever_is_absent_before_them(name: str) -> None:
+    """No model has them yet: a node of one that lacks them is given some."""
+    plan = tensorrt_plan()
+    network = emit_network(whole_model(MODELS[name]), plan)
+    node = network.graph.node("layers.1.attention")
+    sinks = ir.Value(name="layers.1.sinks", shape=ir.Shape((4,)), type=ir.TensorType(ir.DataType.FLOAT))
+    given = [*node.inputs, *[None] * (8 - len(node.inputs)), sinks]
+    network.graph.inputs.append(sinks)
+    node.resize_inputs(len(given))
+    for index, value in enumerate(given):
+        node.replace_input_with(index, value)
+    LowerAttention(plan).apply(network)
+    without, attention = (network.graph.node(f"layers.{layer}.attention") for layer in (0, 1))
+    present = [value.name for value in given if value is not None]
+    assert [value.name for value in attention.inputs if value is not None] == present
+    assert len(attention.inputs) == len(without.inputs) + 1
+    assert [node.attributes["has_sinks"].as_int() for node in (without, attention)] == [0, 1]
+    assert attention.attributes["logit_softcap"].as_float() == 0.0
 
 
 def test_an_attention_without_rope_has_fewer_inputs() -> None:

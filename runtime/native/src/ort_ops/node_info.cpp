@@ -27,6 +27,12 @@ NodeInfo::NodeInfo(const ort::Api& api, const ort::KernelInfo& info, const char*
   description_ = concat("node ", quote(name), " (ai.precast.", op_name, ")");
 }
 
+bool NodeInfo::has_input(std::size_t index) const {
+  std::size_t count = 0;
+  ort::check(api_, api_.KernelInfo_GetInputCount(&info_, &count), concat("count the inputs of ", description_));
+  return index < count && !input_name(index).empty();
+}
+
 std::string NodeInfo::input_name(std::size_t index) const {
   return read_string(api_, concat("name input ", index, " of ", description_), [&](char* out, std::size_t* size) {
     return api_.KernelInfo_GetInputName(&info_, index, out, size);

@@ -19,6 +19,9 @@ class NodeInfo {
   /// e.g. `node "layers.3.attention" (ai.precast.PagedAttention)`, for messages.
   const std::string& description() const noexcept { return description_; }
 
+  /// Whether the node has an input `index`, which may be beyond its last.
+  bool has_input(std::size_t index) const;
+
   /// The name of the value that the node reads as input `index`.
   std::string input_name(std::size_t index) const;
 

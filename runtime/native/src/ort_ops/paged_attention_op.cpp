@@ -16,9 +16,11 @@ constexpr Argument inputs[] = {{"qkv", ort::ElementType::float32},
                                {"kv", ort::ElementType::uint8},
                                {"inv_freq", ort::ElementType::float32, true},
                                {"q_norm", ort::ElementType::float32, true},
-                               {"k_norm", ort::ElementType::float32, true}};
+                               {"k_norm", ort::ElementType::float32, true},
+                               {"sinks", ort::ElementType::float32, true}};
 constexpr Argument outputs[] = {{"output", ort::ElementType::float32}};
 constexpr std::size_t kv_input = 4;
+constexpr std::size_t sinks_input = 8;
 constexpr std::int64_t max_extent = 1 << 16;  // of heads, head_dim and tokens_per_block: no product of them overflows
 
 KvLayout read_kv_layout(const NodeInfo& node) {
@@ -46,6 +48,18 @@ PagedAttentionShape read_shape(const NodeInfo& node) {
   return shape;
 }
 
+/// Refuses what the op has and the CPU kernels have not: it is never left out in silence.
+void refuse_unimplemented(const NodeInfo& node) {
+  const float softcap = node.finite_number("logit_softcap");
+  if (softcap != 0.0f) {
+    node.refuse("logit_softcap is ", softcap, "; the CPU kernels do not have soft-capping of logits yet");
+  }
+  if (node.has_input(sinks_input)) {
+    node.refuse("its input sinks is ", quote(node.input_name(sinks_input)),
+                "; the CPU kernels do not have attention sinks yet");
+  }
+}
+
 /// Where the pool of this node must lie; null where nobody said.
 const PoolMemory::Pool* find_pool(const NodeInfo& node, const PagedAttentionShape& shape, const PoolMemory* pools) {
   if (pools == nullptr) return nullptr;
@@ -61,7 +75,9 @@ const PoolMemory::Pool* find_pool(const NodeInfo& node, const PagedAttentionShap
 class PagedAttentionKernel final : public OpKernel {
  public:
   PagedAttentionKernel(const NodeInfo& node, KernelState& state)
-      : state_(state), shape_(read_shape(node)), pool_(find_pool(node, shape_, state.pools)) {}
+      : state_(state), shape_(read_shape(node)), pool_(find_pool(node, shape_, state.pools)) {
+    refuse_unimplemented(node);
+  }
 
   void compute(NodeCall& call) override {
     PagedAttentionArgs args = read_inputs(call);
