@@ -28,7 +28,7 @@ from precast.builder.progress import ignore_progress
 from precast.builder.refit import refit_engine
 from precast.checkpoints.checkpoint import open_checkpoint
 from precast.checkpoints.engine_dir import check_files, read_manifest, verify_files
-from precast.checkpoints.engine_errors import EngineError, EngineIOError
+from precast.checkpoints.engine_errors import EngineIOError
 from precast.checkpoints.engine_manifest import EngineManifest, TensorRtRequirements
 from precast.checkpoints.weights_index import TensorSpec
 from precast.checkpoints.weights_writer import WeightsWriter
@@ -37,6 +37,7 @@ from precast.llm import LLM
 from precast.plugins.device.compiled_kernel import CompiledKernel
 from precast.plugins.device.serialize import MAGIC, from_bytes
 from precast.plugins.paged_attention.tensorrt.fields import KERNELS_SHA256
+from precast.runtime.errors import EngineLoadError
 from tests.builder.tensorrt.worlds import WIDE, lowered, tensorrt_plan
 from tests.builder.worlds import RandomTensors, with_attention, with_mlp
 
@@ -369,7 +370,7 @@ def test_the_commands_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_runtime_on_the_cpu_refuses_it_by_name(tmp_path: Path, no_kernels: None) -> None:
     build(PYDOC_LLAMA, tmp_path / "engine")
     text = "the engine was built for the backend tensorrt, this runtime has onnxruntime"
-    with pytest.raises(EngineError, match=text):
+    with pytest.raises(EngineLoadError, match=text):
         LLM(tmp_path / "engine")
     with pytest.raises(ValueError, match=r"^backend='tensorrt': this version builds engines for TensorRT"):
         LLM(PYDOC_LLAMA, backend="tensorrt")
