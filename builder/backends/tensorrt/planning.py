@@ -14,11 +14,11 @@ from precast.builder.errors import BuildError
 from precast.builder.plan import TensorRtPlan
 from precast.builder.quantize.formats import QuantFormat, quant_format
 from precast.checkpoints.model_config import AttentionConfig, MlpConfig, ModelConfig
+from precast.plugins.paged_attention.device.kernels import MAX_HEAD_DIM, MAX_QUERIES_PER_KV
 
 DTYPES = ("bfloat16", "float16")
 DEFAULT_BATCH_SIZE = 256
 DEFAULT_NUM_TOKENS = 8192
-MAX_HEAD_DIM = 256
 
 _MIN_CAPABILITIES = {"int8": 80, "int4": 80, "fp8": 89, "nvfp4": 100}
 """The least compute capability whose tensor cores, or whose conversions, have the format. Source: NVIDIA,
@@ -84,10 +84,14 @@ def _triton_version() -> str:
 def _check_attention(model: ModelConfig) -> None:
     for index, layer in enumerate(model.layers):
         mixer = layer.mixer
-        if isinstance(mixer, AttentionConfig) and mixer.head_dim > MAX_HEAD_DIM:
-            raise BuildError(
-                f"layers.{index}.mixer.head_dim {mixer.head_dim} is not available on TensorRT; up to {MAX_HEAD_DIM} is"
-            )
+        if not isinstance(mixer, AttentionConfig):
+            continue
+        for name, value, most in (
+            ("head_dim", mixer.head_dim, MAX_HEAD_DIM),
+            ("num_heads / num_kv_heads", mixer.num_heads // mixer.num_kv_heads, MAX_QUERIES_PER_KV),
+        ):
+            if value > most:
+                raise BuildError(f"layers.{index}.mixer: {name} {value} is not available on TensorRT; up to {most} is")
 
 
 def _check_quantization(model: ModelConfig, config: BuildConfig, targets: tuple[str, ...]) -> None:

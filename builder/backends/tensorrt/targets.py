@@ -19,7 +19,11 @@ _NOT_RTX = {
     "sm103": "TensorRT-RTX has no such target (B300), and that a portable plan loads there has not been seen",
 }
 KERNEL_CAPABILITIES = (80, 86, 89, 90, 100, 120)
-"""What PagedAttention's kernels are compiled for; a GPU runs those of its major version up to its minor one."""
+"""What PagedAttention's kernels are compiled for.
+
+8.x runs those of a lower 8.y; from 9.0 on a GPU runs its own only, and others compile the PTX that is always beside them
+(plugins/device/select_kernels.py).
+"""
 
 
 def check_targets(library: TensorRtLibrary, targets: Sequence[str] | None) -> tuple[str, ...]:
@@ -59,7 +63,7 @@ def capabilities(targets: Sequence[str]) -> tuple[int, ...]:
 
 
 def kernel_capabilities(targets: Sequence[str]) -> tuple[int, ...]:
-    """Of KERNEL_CAPABILITIES those that these targets run."""
+    """Of KERNEL_CAPABILITIES the nearest of each target, which is never above it."""
     if targets[0] in (PORTABLE, CURRENT):
         return KERNEL_CAPABILITIES
     wanted = set()

@@ -15,6 +15,7 @@ MERGE = "paged_attention_merge"
 
 MAX_SPANS = 64
 """Spans of a row, and so its partial results: 64 programs for each KV head fill a GPU with one sequence."""
+MAX_HEAD_DIM = 256
 MAX_QUERIES_PER_KV = 128
 CONTEXT_BLOCK = 128
 """Rows times query heads of a program of the context kernel."""
@@ -65,8 +66,8 @@ def check_attributes(attributes: PagedAttentionAttributes) -> None:
             f"PagedAttention: {attributes.queries_per_kv} query heads share a KV head; device kernels do at most "
             f"{MAX_QUERIES_PER_KV}"
         )
-    if attributes.head_dim > 256:
-        raise ValueError(f"PagedAttention: head_dim is {attributes.head_dim}; device kernels do at most 256")
+    if attributes.head_dim > MAX_HEAD_DIM:
+        raise ValueError(f"PagedAttention: head_dim is {attributes.head_dim}; device kernels do at most {MAX_HEAD_DIM}")
 
 
 def _write(attributes: PagedAttentionAttributes, rotary_dim: int, num_frequencies: int, has_norm: bool) -> KernelSpec:

@@ -140,9 +140,11 @@ def test_limits_of_a_step() -> None:
     assert (plan.max_batch_size, plan.max_num_tokens) == (64, 64)  # each sequence of a batch has a token
 
 
-def test_wide_heads_are_refused() -> None:
+def test_heads_that_the_kernels_lack_are_refused() -> None:
     text = refused(with_attention(WIDE, head_dim=512, rope=None))
-    assert text == "layers.0.mixer.head_dim 512 is not available on TensorRT; up to 256 is"
+    assert text == "layers.0.mixer: head_dim 512 is not available on TensorRT; up to 256 is"
+    text = refused(with_attention(WIDE, num_heads=256, num_kv_heads=1))
+    assert text == "layers.0.mixer: num_heads / num_kv_heads 256 is not available on TensorRT; up to 128 is"
 
 
 def test_several_ranks_are_refused() -> None:
