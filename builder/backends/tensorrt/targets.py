@@ -21,8 +21,8 @@ _NOT_RTX = {
 KERNEL_CAPABILITIES = (80, 86, 89, 90, 100, 120)
 """What PagedAttention's kernels are compiled for.
 
-8.x runs those of a lower 8.y; from 9.0 on a GPU runs its own only, and others compile the PTX that is always beside them
-(plugins/device/select_kernels.py).
+8.x runs those of a lower 8.y; from 9.0 on a GPU runs its own only, and others compile the PTX that is always beside
+them (plugins/device/select_kernels.py).
 """
 
 
