@@ -4,9 +4,9 @@ from dataclasses import fields
 
 import onnx_ir as ir
 
+from precast.builder.backends.tensorrt.lowering.lower_op import LowerOp, like, replace_node
 from precast.builder.network.network import DTYPES, Network
-from precast.builder.network.nodes import input_at, is_op, required_input
-from precast.builder.passes.base import Pass
+from precast.builder.network.nodes import input_at, required_input
 from precast.builder.plan import BuildPlan
 from precast.plugins.paged_attention import schema as paged_attention
 from precast.plugins.paged_attention.tensorrt.fields import PLUGIN_NAMESPACE
@@ -16,7 +16,7 @@ POOL = 4
 _INV_FREQ, _Q_NORM, _SINKS = 5, 6, 8
 
 
-class LowerAttention(Pass):
+class LowerAttention(LowerOp):
     """Give each PagedAttention what a plugin of TensorRT has.
 
     1. The pool is of the build's dtype, [num_blocks, block_bytes / 2], and so is a new output of the graph,
@@ -26,17 +26,12 @@ class LowerAttention(Pass):
     """
 
     name = "lower_attention"
+    op = paged_attention
 
     def __init__(self, plan: BuildPlan) -> None:
         self._dtype = plan.dtype
 
-    def apply(self, network: Network) -> bool:
-        attentions = [node for node in network.graph if is_op(node, paged_attention)]
-        for node in attentions:
-            self._lower(network, node)
-        return bool(attentions)
-
-    def _lower(self, network: Network, node: ir.Node) -> None:
+    def lower(self, network: Network, node: ir.Node) -> None:
         # 1.
         pool = required_input(node, POOL)
         assert pool.shape is not None  # a graph input of the emitter's
@@ -44,8 +39,7 @@ class LowerAttention(Pass):
         pool.shape = ir.Shape((num_blocks, int(str(block_bytes)) // 2))
         pool.dtype = DTYPES[self._dtype]
         written = ir.Value(name=f"{pool.name}.out", shape=pool.shape, type=ir.TensorType(DTYPES[self._dtype]))
-        (old,) = node.outputs
-        new = ir.Value(name=old.name, shape=old.shape, type=old.type)
+        output = like(node.outputs[0])
         # 2.
         values = {
             field.name: node.attributes[field.name].value for field in fields(paged_attention.PagedAttentionAttributes)
@@ -64,13 +58,11 @@ class LowerAttention(Pass):
             paged_attention.NAME,
             [value for value in node.inputs if value is not None],
             ir.convenience.convert_attributes(values),
-            outputs=[new, written],
+            outputs=[output, written],
             version=paged_attention.VERSION,
             name=str(node.name),
         )
-        network.graph.insert_before(node, plugin)
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        network.graph.remove(node, safe=True)
+        replace_node(network.graph, node, [plugin], [output])
         network.graph.outputs.append(written)
 
 

@@ -4,10 +4,10 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from precast.builder.backends.tensorrt.lowering.lower_op import LowerOp, like, replace_node
 from precast.builder.backends.tensorrt.lowering.plain_weights import plain_matrix
 from precast.builder.network.network import DTYPES, Network
-from precast.builder.network.nodes import input_at, is_op, required_input
-from precast.builder.passes.base import Pass
+from precast.builder.network.nodes import builtin_node, input_at, required_input
 from precast.builder.plan import BuildPlan
 from precast.builder.quantize.formats import quant_format
 from precast.builder.quantize.recipe import Part, QuantizedRecipe
@@ -16,7 +16,7 @@ from precast.plugins.linear import schema as linear
 HEAD = "lm_head"
 
 
-class LowerLinears(Pass):
+class LowerLinears(LowerOp):
     """Replace Linear(x, weight[, bias]) by Gemm with the weight as it is, [out_features, in_features].
 
     1. The weight is a plain tensor of the build's dtype. A table that the embedding reads too stays one tensor.
@@ -26,30 +26,21 @@ class LowerLinears(Pass):
     """
 
     name = "lower_linears"
+    op = linear
 
     def __init__(self, plan: BuildPlan) -> None:
         self._dtype = plan.dtype
         self._quantization = None if plan.tensorrt is None else plan.tensorrt.quantization
 
-    def apply(self, network: Network) -> bool:
-        linears = [node for node in network.graph if is_op(node, linear)]
-        for node in linears:
-            self._lower(network, node)
-        return bool(linears)
-
-    def _lower(self, network: Network, node: ir.Node) -> None:
+    def lower(self, network: Network, node: ir.Node) -> None:
         x, packed, bias = required_input(node, 0), required_input(node, 1), input_at(node, 2)
-        (old,) = node.outputs
         if self._quantization is None or node.name == HEAD:
             weight = plain_matrix(network, packed, self._dtype)
         else:
             weight = _Dequantized(network, node, self._quantization, self._dtype).emit(packed)
-        new = ir.Value(name=old.name, shape=old.shape, type=old.type)
         inputs = [x, weight] if bias is None else [x, weight, bias]
-        attributes = ir.convenience.convert_attributes({"transB": 1})
-        network.graph.insert_before(node, ir.Node("", "Gemm", inputs, attributes, outputs=[new], name=str(node.name)))
-        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-        network.graph.remove(node, safe=True)
+        output = like(node.outputs[0])
+        replace_node(network.graph, node, [builtin_node("Gemm", inputs, output, str(node.name), transB=1)], [output])
 
 
 class _Dequantized:
@@ -97,7 +88,5 @@ class _Dequantized:
         return output
 
     def _append(self, op_type: str, inputs: list[ir.Value], output: ir.Value, attributes: dict[str, int]) -> None:
-        node = ir.Node(
-            "", op_type, inputs, ir.convenience.convert_attributes(attributes), outputs=[output], name=str(output.name)
-        )
+        node = builtin_node(op_type, inputs, output, str(output.name), **attributes)
         self._network.graph.insert_before(self._node, node)

@@ -2,13 +2,13 @@
 
 import onnx_ir as ir
 
+from precast.builder.backends.tensorrt.lowering.lower_op import LowerOp, like, replace_node
 from precast.builder.network.network import Network
-from precast.builder.network.nodes import builtin_node, input_at, is_op, required_input
-from precast.builder.passes.base import Pass
+from precast.builder.network.nodes import builtin_node, input_at, required_input
 from precast.plugins.rms_norm import schema as rms_norm
 
 
-class LowerNorms(Pass):
+class LowerNorms(LowerOp):
     """Replace RmsNorm(x, weight[, residual]) by RMSNormalization(Add(residual, x), weight).
 
     1. RMSNormalization computes in float32 and rounds before it multiplies with the weight, as transformers does.
@@ -17,27 +17,18 @@ class LowerNorms(Pass):
     """
 
     name = "lower_norms"
+    op = rms_norm
 
-    def apply(self, network: Network) -> bool:
-        norms = [node for node in network.graph if is_op(node, rms_norm)]
-        for norm in norms:
-            _lower(network.graph, norm)
-        return bool(norms)
-
-
-def _lower(graph: ir.Graph, norm: ir.Node) -> None:
-    x, weight = required_input(norm, 0), required_input(norm, 1)
-    residual = input_at(norm, 2)
-    nodes = []
-    old = list(norm.outputs)
-    new = [ir.Value(name=value.name, shape=value.shape, type=value.type) for value in old]
-    if residual is not None:
-        # 2.
-        nodes.append(builtin_node("Add", [residual, x], new[1], str(new[1].name)))
-        x = new[1]
-    # 1.
-    epsilon = norm.attributes["epsilon"].as_float()
-    nodes.append(builtin_node("RMSNormalization", [x, weight], new[0], str(norm.name), axis=-1, epsilon=epsilon))
-    graph.insert_before(norm, nodes)
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    graph.remove(norm, safe=True)
+    def lower(self, network: Network, node: ir.Node) -> None:
+        x, weight = required_input(node, 0), required_input(node, 1)
+        residual = input_at(node, 2)
+        nodes = []
+        outputs = [like(value) for value in node.outputs]
+        if residual is not None:
+            # 2.
+            nodes.append(builtin_node("Add", [residual, x], outputs[1], str(outputs[1].name)))
+            x = outputs[1]
+        # 1.
+        epsilon = node.attributes["epsilon"].as_float()
+        norm = builtin_node("RMSNormalization", [x, weight], outputs[0], str(node.name), axis=-1, epsilon=epsilon)
+        replace_node(network.graph, node, [*nodes, norm], outputs)
