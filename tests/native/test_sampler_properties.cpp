@@ -137,7 +137,7 @@ std::string describe(const World& world) {
 
 std::vector<KernelLevel> levels() {
   std::vector<KernelLevel> runnable;
-  for (const KernelLevel level : {KernelLevel::portable, KernelLevel::avx512}) {
+  for (const KernelLevel level : {KernelLevel::portable, KernelLevel::avx2, KernelLevel::avx512}) {
     if (supports(level)) runnable.push_back(level);
   }
   return runnable;

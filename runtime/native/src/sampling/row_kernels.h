@@ -46,10 +46,11 @@ struct RowKernels {
   std::size_t (*collect)(const Row& row, float logit, Place* places) noexcept;
 };
 
-/// A level that has no kernels of its own gets the portable ones.
+/// The kernels of a level that the processor has.
 const RowKernels& row_kernels(KernelLevel level) noexcept;
 
 extern const RowKernels row_kernels_portable;
+extern const RowKernels row_kernels_avx2;    // x86-64 only
 extern const RowKernels row_kernels_avx512;  // x86-64 only
 
 }  // namespace precast
