@@ -6,6 +6,8 @@ from precast.checkpoints.ranks.mapping import MAX_PARALLEL_SIZE
 
 WEIGHT_DTYPES = ("auto", "float32", "bfloat16", "float16")
 KV_CACHE_DTYPES = ("auto", "float32", "bfloat16", "float16")
+MAX_STEP_SIZE = (1 << 31) - 2
+"""Of an axis that counts sequences or tokens: one more must be an int32 still."""
 WEIGHTS_PLACES = ("inside", "separate")
 
 
@@ -54,8 +56,8 @@ class BuildConfig:
         _check_choice("weights", self.weights, WEIGHTS_PLACES)
         for field in ("group_size", "max_batch_size", "max_num_tokens"):
             value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"{field} must be at least 1, not {value}")
+            if value is not None and not 1 <= value <= MAX_STEP_SIZE:
+                raise ValueError(f"{field} must be from 1 to {MAX_STEP_SIZE}, not {value}")
         if self.target is not None and not self.target:
             raise ValueError("target must name at least one GPU, such as sm89, or be left out")
         for field in ("tensor_parallel_size", "pipeline_parallel_size"):

@@ -15,7 +15,7 @@ KV_LAYOUTS = {"float32": "kv16.f32/1", "bfloat16": "kv16.bf16/1"}
 TENSORRT_WEIGHT_LAYOUTS = {"bfloat16": "dense.bf16/1", "float16": "dense.f16/1"}
 TENSORRT_KV_LAYOUTS = {"bfloat16": "kvrow.bf16/1", "float16": "kvrow.f16/1"}
 TENSORRT_OPTIONS = ("target", "quantization", "group_size", "weights", "max_batch_size", "max_num_tokens")
-"""Fields of BuildConfig that have no meaning on other backends."""
+"""Fields of BuildConfig that have no meaning on other backends. A TensorRtPlan says what follows from each of them."""
 
 _logger = logging.getLogger(__name__)
 
@@ -96,8 +96,8 @@ def plan_build(model: ModelConfig, config: BuildConfig, backend: str = "onnxrunt
         _check_cpu_options(config)
         dtype, notes = _weight_dtype(model, config)
         kv_cache_dtype = dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
-    max_seq_len = _max_seq_len(model, config)
-    notes += _rope_notes(model, max_seq_len)
+    max_seq_len = check_max_seq_len(model, config)
+    notes += rope_notes(model, max_seq_len)
     for note in notes:
         _logger.warning(note)
     return BuildPlan(dtype, kv_cache_dtype, config.tokens_per_block, max_seq_len, notes, tensorrt)
@@ -153,7 +153,7 @@ def _weight_dtype(model: ModelConfig, config: BuildConfig) -> tuple[str, tuple[s
     return (model.dtype if config.dtype == "auto" else config.dtype), ()
 
 
-def _rope_notes(model: ModelConfig, max_seq_len: int) -> tuple[str, ...]:
+def rope_notes(model: ModelConfig, max_seq_len: int) -> tuple[str, ...]:
     """What differs from transformers where a rotary embedding depends on the length of a sequence."""
     ropes = [layer.mixer.rope for layer in model.layers if isinstance(layer.mixer, AttentionConfig)]
     scalings = dict.fromkeys(rope.scaling for rope in ropes if rope is not None)
@@ -171,7 +171,8 @@ def _rope_note(scaling: RopeScaling | None, max_seq_len: int) -> str | None:
     return f"sequences of {context} tokens and less too are rotated by longrope's long factors"
 
 
-def _max_seq_len(model: ModelConfig, config: BuildConfig) -> int:
+def check_max_seq_len(model: ModelConfig, config: BuildConfig) -> int:
+    """Most tokens of a sequence. Raises BuildError where the config asks for more than the model can."""
     limit = model.max_position_embeddings
     if config.max_seq_len is not None and config.max_seq_len > limit:
         raise BuildError(

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from precast.builder.backends.tensorrt.backend import network_sha256
 from precast.builder.backends.tensorrt.lowering.pipeline import tensorrt_passes
+from precast.builder.backends.tensorrt.planning import plan_dtypes
 from precast.builder.build import copy_companion_files
+from precast.builder.build_config import BuildConfig
 from precast.builder.errors import BuildError
 from precast.builder.manifest import model_info
 from precast.builder.network.decoder import emit_network
@@ -15,10 +17,12 @@ from precast.builder.network.network import Network
 from precast.builder.network.onnx_model import onnx_bytes
 from precast.builder.packing import pack_weights, weight_specs
 from precast.builder.passes.base import run_passes
-from precast.builder.plan import BuildPlan, TensorRtPlan
+from precast.builder.plan import BuildPlan, TensorRtPlan, check_max_seq_len, rope_notes
 from precast.builder.progress import ProgressCallback, ignore_progress
 from precast.checkpoints.checkpoint import Checkpoint, RankTensors
+from precast.checkpoints.durable_files import hash_file
 from precast.checkpoints.engine_dir import check_files, read_manifest
+from precast.checkpoints.engine_errors import CorruptEngineError
 from precast.checkpoints.engine_manifest import EngineManifest, TensorRtRequirements
 from precast.checkpoints.engine_writer import EngineWriter
 from precast.checkpoints.ranks.rank_model import RankModel, whole_model
@@ -45,7 +49,8 @@ def refit_engine(
         The manifest as written.
 
     Raises:
-        BuildError: the engine's weights are in its plan, or the checkpoint's network is another.
+        BuildError: the engine's weights are in its plan, or the checkpoint's network is another, or its sequences are
+            shorter than the engine's.
         EngineError: the engine cannot be read, or the new one not written.
     """
     engine_dir = Path(engine_dir)
@@ -54,15 +59,20 @@ def refit_engine(
     check_files(engine_dir, manifest)
     check_implemented(checkpoint.config)
     rank = whole_model(checkpoint.config)
+    plan = _replan(checkpoint, plan)
     network = _emit(rank, plan)
     _check_same_network(manifest, checkpoint, network, plan, engine_dir)
     (files,) = manifest.ranks
+    _check_plan(manifest, engine_dir / files.graph, files.graph)
+    is_limit = plan.max_seq_len == checkpoint.config.max_position_embeddings and manifest.build.max_seq_len is None
+    build = replace(manifest.build, notes=plan.notes, max_seq_len=None if is_limit else plan.max_seq_len)
     with EngineWriter(output_dir, overwrite_engine=overwrite) as writer:
         writer.copy_file(engine_dir / files.graph, files.graph)
         with writer.open_weights(str(files.weights), weight_specs(network)) as weights_file:
             pack_weights(network, RankTensors(checkpoint, rank), weights_file, progress or ignore_progress)
         copy_companion_files(writer, checkpoint)
-        return writer.commit(replace(manifest, model=model_info(checkpoint.config, plan), files={}))
+        model = model_info(checkpoint.config, plan)
+        return writer.commit(replace(manifest, model=model, build=build, files={}))
 
 
 def _plan_of(manifest: EngineManifest, engine_dir: Path) -> BuildPlan:
@@ -91,6 +101,28 @@ def _plan_of(manifest: EngineManifest, engine_dir: Path) -> BuildPlan:
     return BuildPlan(
         build.dtype, build.kv_cache_dtype, build.tokens_per_block, manifest.model.max_seq_len, build.notes, tensorrt
     )
+
+
+def _replan(checkpoint: Checkpoint, plan: BuildPlan) -> BuildPlan:
+    """The plan of a build from this checkpoint: the engine's, with the notes that are this checkpoint's.
+
+    Raises:
+        BuildError: the engine's sequences are longer than the checkpoint's model can.
+    """
+    config = BuildConfig(dtype=plan.dtype, max_seq_len=plan.max_seq_len)
+    _, _, notes = plan_dtypes(checkpoint.config, replace(config, dtype="auto"))
+    max_seq_len = check_max_seq_len(checkpoint.config, config)
+    dtype_notes = notes if plan.dtype == "bfloat16" else ()
+    return replace(plan, notes=(*dtype_notes, *rope_notes(checkpoint.config, max_seq_len)))
+
+
+def _check_plan(manifest: EngineManifest, path: Path, name: str) -> None:
+    """Raise CorruptEngineError where the plan is damaged: the new manifest would have the hash of what is wrong."""
+    digest, listed = hash_file(path), manifest.files[name].sha256
+    if digest != listed:
+        raise CorruptEngineError(
+            f"{path}: SHA-256 is {digest}, engine.json says {listed}: copy the engine again or rebuild it"
+        )
 
 
 def _emit(rank: RankModel, plan: BuildPlan) -> Network:

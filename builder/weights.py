@@ -169,9 +169,23 @@ class WeightRecipe:
     def materialise(self, checkpoint: Tensors) -> NDArray[Any]:
         """Read the sources and lay them out: the bytes of the initialiser."""
         parts = [source.read(checkpoint) for source in self.sources]
-        if self.layout == PLAIN_LAYOUT:
-            return np.concatenate([part.astype(NUMPY_DTYPES[self.dtype]) for part in parts])
-        return pack(self.layout, parts)
+        if self.layout != PLAIN_LAYOUT:
+            return pack(self.layout, parts)
+        plain = np.empty(self.shape, NUMPY_DTYPES[self.dtype])
+        start = 0
+        for source, part in zip(self.sources, parts, strict=True):
+            with np.errstate(over="ignore"):  # said below
+                plain[start : start + len(part)] = part
+            if self.dtype == "float16":
+                _check_float16(source, part, plain[start : start + len(part)])
+            start += len(part)
+        return plain
+
+
+def _check_float16(source: WeightSource, part: NDArray[Any], rounded: NDArray[Any]) -> None:
+    """Raise BuildError where a number became infinite: float16 ends at 65504, the other dtypes do not."""
+    if not np.isfinite(rounded).all() and np.isfinite(part).all():
+        raise BuildError(f"{source} holds numbers beyond 65504, the largest of float16: build with dtype bfloat16")
 
 
 def concatenate(recipes: Sequence[Recipe]) -> WeightRecipe:

@@ -95,6 +95,8 @@ class RankFiles:
     def __post_init__(self) -> None:
         if self.network_sha256 is not None:
             check_sha256("network_sha256", self.network_sha256)
+            if self.weights is None:
+                raise ValueError("network_sha256 must be absent where weights is null")
         check_kv(self.kv_groups, self.kv_caches)
 
 
@@ -125,6 +127,9 @@ class OnnxRuntimeRequirements:
         check_range("opset", self.opset, 1)
 
 
+TENSORRT_LIBRARIES = ("tensorrt_rtx", "tensorrt")
+
+
 @dataclass(frozen=True)
 class TensorRtRequirements:
     """What the plans need of TensorRT and of the GPU."""
@@ -145,10 +150,11 @@ class TensorRtRequirements:
     """Most tokens of a step."""
 
     def __post_init__(self) -> None:
-        for field in ("library", "library_version"):
-            check_name(field, getattr(self, field))
-        if not self.targets:
-            raise ValueError("targets must not be empty")
+        if self.library not in TENSORRT_LIBRARIES:
+            raise ValueError(f"library must be {' or '.join(TENSORRT_LIBRARIES)}, got {quote(self.library)}")
+        check_name("library_version", self.library_version)
+        if not self.targets or len(set(self.targets)) != len(self.targets):
+            raise ValueError("targets must be one or more different names")
         for i, target in enumerate(self.targets):
             check_name(f"targets[{i}]", target)
         if self.quantization is not None:

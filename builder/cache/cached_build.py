@@ -14,7 +14,7 @@ from precast.builder.cache.content_hashes import HashedFile
 from precast.builder.cache.entry import CachedEngine
 from precast.builder.cache.key import describe_build
 from precast.builder.cache.store import BuildCache
-from precast.builder.errors import BuildError
+from precast.builder.errors import BuildCacheError, BuildError
 from precast.builder.plan import plan_build, plan_ranks
 from precast.builder.progress import ProgressCallback, ignore_progress
 from precast.checkpoints.checkpoint import Checkpoint, open_checkpoint
@@ -53,6 +53,11 @@ def build_cached(
     weights, companions = _hash_files(checkpoint, cache, progress)
     plan = plan_build(checkpoint.config, config, backend)
     partition = plan_ranks(checkpoint.config, config, checkpoint.partition, backend)
+    if plan.tensorrt is not None and "current" in plan.tensorrt.targets:
+        raise BuildCacheError(
+            "a plan for the target current is of this machine's GPU, which the build cache cannot tell from others: "
+            "build without the cache"
+        )
     description = describe_build(weights, companions, plan, partition, config, backend)
 
     def build(output_dir: Path) -> None:

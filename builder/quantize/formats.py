@@ -55,9 +55,9 @@ class QuantFormat:
         return in_features // size
 
 
-# int4: a greatest weight of 8 steps stays 8 where it is negative, and becomes 7 where it is positive. Of the ways to
-# choose a positive scale this has the least mean square error, 10% less than with 7 steps, for normal, Laplace and
-# Student weights alike.
+# int4: a greatest weight of 8 steps stays 8 where it is negative, and becomes 7 where it is positive. For normal,
+# Laplace and Student weights alike the root mean square error is 10% less than with 7 steps, in which nothing is cut.
+# With 8.5 it would be less by another 2%, but weights that are multiples of a step already would not come back exactly.
 FORMATS = {
     quant_format.name: quant_format
     for quant_format in (

@@ -1,6 +1,6 @@
 """Rounding to nearest: the scale of a group follows from its greatest magnitude, each value from its own weight.
 
-Matrices are read in slices of rows, so that memory holds one matrix and little beside it.
+Matrices are read in slices of rows: beside a matrix and its values, memory holds little.
 """
 
 from collections.abc import Iterator
@@ -53,7 +53,14 @@ def find_scales(quant_format: QuantFormat, w_NK: Matrix, dtype: DTypeLike) -> Sc
         raise BuildError(f"row {row} of the matrix holds an infinity or NaN, which {quant_format.name} cannot store")
     exact_NG = greatest_NG / np.float32(quant_format.largest)
     if not quant_format.fp8_scales:
-        return Scales(_without_zeros(exact_NG.astype(dtype)))
+        with np.errstate(over="ignore"):  # said below
+            rounded_NG = exact_NG.astype(dtype)
+        if not np.isfinite(rounded_NG).all():
+            raise BuildError(
+                f"a scale of {exact_NG.max():.3g} is needed, which {np.dtype(dtype).name} cannot hold: build with "
+                "dtype bfloat16"
+            )
+        return Scales(_without_zeros(rounded_NG))
     matrix = np.float32(exact_NG.max(initial=0) / np.float32(_FLOAT8_MAX)) or np.float32(1)
     groups = np.minimum(exact_NG / matrix, np.float32(_FLOAT8_MAX)).astype(ml_dtypes.float8_e4m3fn)
     return Scales(_without_zeros(groups), np.asarray(matrix, np.float32))

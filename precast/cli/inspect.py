@@ -92,7 +92,7 @@ def _backend_rows(manifest: EngineManifest) -> list[tuple[str, str]]:
     weights = "inside the plan" if manifest.ranks[0].weights is None else "beside the plan"
     return [
         ("backend", f"{manifest.backend}: {needs.library} {needs.library_version}"),
-        ("GPU", f"built for {', '.join(needs.targets)}; compute capability {capability} or newer"),
+        ("GPU", f"built for {', '.join(needs.targets)}; compute capability from {capability}"),
         ("quantization", f"{needs.quantization or 'none'}; weights {weights}"),
         ("step", f"at most {needs.max_batch_size} sequences and {needs.max_num_tokens} tokens"),
     ]

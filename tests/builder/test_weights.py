@@ -73,3 +73,24 @@ def test_a_tensor_of_another_shape_than_planned_is_refused() -> None:
     recipe = WeightRecipe("x16k1.f32/1", (CheckpointTensor("w", (4, 8)),))
     with pytest.raises(BuildError, match=r"^w has shape \[8, 4\], the network was emitted for \[4, 8\]$"):
         recipe.materialise(Tensors(w=np.zeros((8, 4), np.float32)))
+
+
+def test_a_plain_tensor_may_be_of_16_bits() -> None:
+    recipe = WeightRecipe("plain", (CheckpointTensor("a", (2, 3)), CheckpointTensor("b", (1, 3))), "bfloat16")
+    assert (recipe.stored_dtype, recipe.stored_shape, recipe.size_bytes) == ("bfloat16", (3, 3), 18)
+    tensors: dict[str, NDArray[Any]] = {
+        "a": np.full((2, 3), 1.00390625, np.float32),
+        "b": np.full((1, 3), 2, np.float16),
+    }
+    array = recipe.materialise(Tensors(**tensors))
+    assert array.dtype == ml_dtypes.bfloat16
+    assert array.astype(np.float32).tolist() == [[1, 1, 1], [1, 1, 1], [2, 2, 2]]  # ties to even
+
+
+def test_what_float16_cannot_hold_is_refused() -> None:
+    recipe = WeightRecipe("plain", (CheckpointTensor("big", (2,)),), "float16")
+    tensors = {"big": np.array([1, 1e5], ml_dtypes.bfloat16)}
+    with pytest.raises(BuildError, match=r"^big holds numbers beyond 65504, the largest of float16: build with "):
+        recipe.materialise(Tensors(**tensors))
+    tensors["big"] = np.array([1, np.inf], ml_dtypes.bfloat16)  # of the checkpoint's own making
+    assert np.isinf(recipe.materialise(Tensors(**tensors))[1])

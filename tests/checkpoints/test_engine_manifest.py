@@ -15,6 +15,7 @@ from precast.checkpoints.engine_manifest import (
     FileEntry,
     ModelInfo,
     RankFiles,
+    TensorRtRequirements,
 )
 from precast.checkpoints.engine_manifest_reader import RuntimeSupport, parse_manifest
 from precast.checkpoints.ranks.mapping import Mapping
@@ -258,3 +259,65 @@ def test_what_cannot_be_read_cannot_be_made() -> None:
         replace(tiny_manifest(), ranks=())
     with pytest.raises(ValueError, match="inside the engine directory"):
         replace(tiny_manifest(), files={"../x": FileEntry(1, SHA256)})
+
+
+# ----------------------------------------------------------------------------------------------------------- TensorRT
+
+
+def tensorrt_manifest(**changes: Any) -> EngineManifest:
+    requirements = {
+        "library": "tensorrt_rtx",
+        "library_version": "1.7.1",
+        "targets": ("sm89", "sm120"),
+        "min_capability": 89,
+        "quantization": "int4",
+        "max_batch_size": 8,
+        "max_num_tokens": 64,
+    }
+    rank = RankFiles("model", None, KV_GROUPS, KV_CACHES)
+    files = {"model": FileEntry(7, SHA256)}
+    return replace(
+        tiny_manifest(),
+        backend="tensorrt",
+        backend_requirements=TensorRtRequirements(**{**requirements, **changes}),
+        ranks=(rank,),
+        files=files,
+    )
+
+
+def test_a_manifest_of_tensorrt_comes_back() -> None:
+    for changes in ({}, {"quantization": None, "targets": ("portable",), "library": "tensorrt"}):
+        manifest = tensorrt_manifest(**changes)
+        assert parse_manifest(manifest.to_json(), "engine.json") == manifest
+    separate = replace(listed_manifest().ranks[0], network_sha256=SHA256)
+    manifest = replace(tensorrt_manifest(), ranks=(separate,), files=listed_manifest().files)
+    assert parse_manifest(manifest.to_json(), "engine.json") == manifest
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "text"),
+    [
+        ("library", "cudnn", 'backend_requirements: library must be tensorrt_rtx or tensorrt, got "cudnn"'),
+        ("targets", [], "backend_requirements: targets must be one or more different names"),
+        ("targets", ["sm89", "sm89"], "backend_requirements: targets must be one or more different names"),
+        ("min_capability", 0, "backend_requirements.min_capability must be at least 1, got 0"),
+        ("quantization", "", f'backend_requirements.quantization must be {NAME}, got ""'),
+        ("max_num_tokens", None, "backend_requirements.max_num_tokens must be an integer, got null"),
+    ],
+)
+def test_rules_of_tensorrts_requirements(place: str, value: object, text: str) -> None:
+    document = json.loads(tensorrt_manifest().to_json())
+    document["backend_requirements"][place] = value
+    with pytest.raises(CorruptEngineError) as raised:
+        parse_manifest(json.dumps(document).encode(), "engine.json")
+    assert text.split(": ", 1)[-1] in str(raised.value) or text in str(raised.value)
+
+
+def test_rules_of_ranks_without_weights() -> None:
+    with pytest.raises(ValueError, match=r"^network_sha256 must be absent where weights is null$"):
+        RankFiles("model", None, KV_GROUPS, KV_CACHES, SHA256)
+    manifest = replace(listed_manifest(), ranks=tensorrt_manifest().ranks)
+    with pytest.raises(ValueError, match=r"^ranks\[0\]\.weights must be a path on the backend onnxruntime, got null$"):
+        manifest.check_listed()
+    with pytest.raises(ValueError, match=r"^backend_requirements must be those of the backend onnxruntime$"):
+        replace(tensorrt_manifest(), backend="onnxruntime")

@@ -32,6 +32,7 @@ class Row:
     """One build."""
 
     name: str
+    target: str
     seconds: float
     peak_private_bytes: int
     peak_mapped_bytes: int
@@ -40,7 +41,11 @@ class Row:
 
     def text(self) -> str:
         gigabytes = (self.peak_private_bytes, self.peak_mapped_bytes, self.plan_bytes, self.weights_bytes)
-        return f"| {self.name} | {self.seconds:.0f} | " + " | ".join(f"{size / 1e9:.2f}" for size in gigabytes) + " |"
+        return (
+            f"| {self.name} | {self.target} | {self.seconds:.0f} | "
+            + " | ".join(f"{size / 1e9:.2f}" for size in gigabytes)
+            + " |"
+        )
 
 
 def main() -> None:
@@ -49,8 +54,8 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="compile kernels in each build")
     parser.add_argument("--only", help="a row's name, such as int4 or separate")
     args = parser.parse_args()
-    print("| weights | seconds | private memory GB | mapped files GB | plan GB | weights beside it GB |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| weights | target | seconds | private memory GB | mapped files GB | plan GB | weights beside it GB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for quantization in FORMATS:
         name = quantization or "bfloat16"
         options = ["--target", TARGETS[quantization], *(["--quant", quantization] if quantization else [])]
@@ -81,6 +86,7 @@ def build(checkpoint: Path, name: str, options: list[str], *, cold: bool) -> Row
         weights = rank / "weights.bin"
         row = Row(
             name,
+            options[1] if options[0] == "--target" else "portable",
             seconds,
             private,
             mapped,

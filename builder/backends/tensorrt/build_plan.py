@@ -29,7 +29,7 @@ def build_plan(job: PlanJob, weights_bytes: int, progress: ProgressCallback) -> 
     """
     command = python_command("precast.builder.backends.tensorrt.plan_process")
     last: dict[str, Any] = {}
-    with _library_path() as environment, tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+    with _environment() as environment, tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -70,19 +70,19 @@ def build_plan(job: PlanJob, weights_bytes: int, progress: ProgressCallback) -> 
 
 
 @contextmanager
-def _library_path() -> Iterator[dict[str, str]]:
+def _environment() -> Iterator[dict[str, str]]:
     """The environment of the process.
 
     TensorRT-RTX's parser opens `libtensorrt_rtx.so` where it meets a plugin, and ends the process where there is none;
     the wheel calls the file `libtensorrt_rtx.so.1`. A link to the same file is the library that is loaded already.
+    Temporary files go where the link is, so that nothing stays of a process that is killed.
     """
     environment = dict(os.environ)
-    library = shared_library()
-    if library is None:
-        yield environment
-        return
     with tempfile.TemporaryDirectory(prefix="precast-") as directory:
-        Path(directory, "libtensorrt_rtx.so").symlink_to(library.resolve())
-        others = environment.get("LD_LIBRARY_PATH")
-        environment["LD_LIBRARY_PATH"] = f"{directory}:{others}" if others else directory
+        environment["TMPDIR"] = directory
+        library = shared_library()
+        if library is not None:
+            Path(directory, "libtensorrt_rtx.so").symlink_to(library.resolve())
+            others = environment.get("LD_LIBRARY_PATH")
+            environment["LD_LIBRARY_PATH"] = f"{directory}:{others}" if others else directory
         yield environment

@@ -10,6 +10,9 @@ from precast.plugins.device.compile_triton import compile_kernel
 from precast.plugins.device.compiled_kernel import PTX_TARGET, CompiledKernel
 from precast.plugins.device.kernel_spec import KernelSpec
 
+MAX_PROCESSES = 8
+"""Each takes 200 MB for Triton."""
+
 
 def compile_beside_each_other(specs: Sequence[KernelSpec], targets: Sequence[str]) -> list[CompiledKernel]:
     """Each kernel as a cubin for each target and as PTX for later ones; none where there are no targets.
@@ -19,7 +22,7 @@ def compile_beside_each_other(specs: Sequence[KernelSpec], targets: Sequence[str
     """
     kinds = [*((target, "cubin") for target in targets), *([(PTX_TARGET, "ptx")] if targets else [])]
     jobs = [(spec, target, kind) for spec in specs for target, kind in kinds]
-    num_processes = min(len(jobs), len(os.sched_getaffinity(0)))
+    num_processes = min(len(jobs), len(os.sched_getaffinity(0)), MAX_PROCESSES)
     if num_processes < 2:
         return [compile_kernel(*job) for job in jobs]
     # Not forked: TensorRT's threads are in this process.

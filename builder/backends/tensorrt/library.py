@@ -33,7 +33,7 @@ def find_library() -> TensorRtLibrary:
     """
     distributions = metadata.packages_distributions()
     for name in LIBRARIES:
-        if util.find_spec(name) is not None:
+        if name in distributions:  # a folder of that name on the path is no library
             return TensorRtLibrary(name, metadata.version(distributions[name][0]))
     raise ModuleNotFoundError(
         "building an engine for tensorrt needs TensorRT-RTX (or TensorRT), which is not installed: "

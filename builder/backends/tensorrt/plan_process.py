@@ -33,7 +33,12 @@ def main() -> int:
             say(answers, {"error": str(error)})
             return 1
         except OSError as error:
-            say(answers, {"os_error": [error.errno, error.strerror, error.filename]})
+            # A library that cannot be loaded is an OSError without a number.
+            has_number = error.errno is not None
+            say(answers, {"os_error": [*error.args[:2], error.filename]} if has_number else {"error": str(error)})
+            return 1
+        except RuntimeError as error:  # TensorRT's own
+            say(answers, {"error": f"TensorRT cannot build the plan: {error}"})
             return 1
     return 0
 
@@ -45,13 +50,14 @@ class _PlanBuilder:
         self._job, self._answers = job, answers
         self._trt: Any = importlib.import_module(job.library)
         self._messages: list[str] = []
+        self._plugin_errors: list[str] = []
         self._logger = _make_logger(self._trt, self._messages)
         self._weights: np.memmap[Any, Any] | None = None
 
     def build(self) -> int:
         """Write the plan; returns its size in bytes."""
         trt, job = self._trt, self._job
-        creator = make_creator(trt, self._compile_kernels, self._messages)
+        creator = make_creator(trt, self._compile_kernels, self._plugin_errors)
         if not trt.get_plugin_registry().register_creator(creator, PLUGIN_NAMESPACE):
             raise PlanError("TensorRT refused to register the plugin PagedAttention")
         builder = trt.Builder(self._logger)
@@ -62,7 +68,7 @@ class _PlanBuilder:
         config = self._configure(builder)
         self._say_stage("building the plan")
         plan = builder.build_serialized_network(network, config)
-        if plan is None or self._messages:
+        if plan is None or self._plugin_errors:
             raise PlanError(f"TensorRT cannot build the plan: {self._cause()}")
         with os_errors_named(Path(job.plan)), Path(job.plan).open("xb", buffering=0) as file:
             reserve(file, plan.nbytes)
@@ -118,7 +124,7 @@ class _PlanBuilder:
 
     def _cause(self, said: list[str] | None = None) -> str:
         """The first messages: later ones say that something failed because of these."""
-        return " | ".join([*self._messages, *(said or [])][:3]) or "it does not say why"
+        return " | ".join([*self._plugin_errors, *self._messages, *(said or [])][:3]) or "it does not say why"
 
 
 def _make_logger(trt: Any, messages: list[str]) -> Any:

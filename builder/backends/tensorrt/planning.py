@@ -4,8 +4,8 @@ from importlib import metadata
 
 from precast.builder.backends.tensorrt.library import find_library
 from precast.builder.backends.tensorrt.targets import (
-    PORTABLE,
     capabilities,
+    capability,
     check_targets,
     name_capability,
 )
@@ -37,6 +37,11 @@ def plan_tensorrt(model: ModelConfig, config: BuildConfig) -> TensorRtPlan:
     _check_attention(model)
     if config.quantization is not None:
         _check_quantization(model, config, targets)
+    elif config.group_size is not None:
+        raise BuildError(
+            f"group_size {config.group_size} has no meaning without quantization: choose one, or leave it out"
+        )
+    max_batch_size, max_num_tokens = _step_limits(config)
     return TensorRtPlan(
         library=library.name,
         library_version=library.version,
@@ -45,9 +50,18 @@ def plan_tensorrt(model: ModelConfig, config: BuildConfig) -> TensorRtPlan:
         min_capability=max(min(capabilities(targets)), _MIN_CAPABILITIES.get(config.quantization or "", 0)),
         quantization=config.quantization,
         separate_weights=config.weights == "separate",
-        max_batch_size=config.max_batch_size or DEFAULT_BATCH_SIZE,
-        max_num_tokens=max(config.max_num_tokens or DEFAULT_NUM_TOKENS, config.max_batch_size or DEFAULT_BATCH_SIZE),
+        max_batch_size=max_batch_size,
+        max_num_tokens=max_num_tokens,
     )
+
+
+def _step_limits(config: BuildConfig) -> tuple[int, int]:
+    """Most sequences and most tokens of a step, in which each sequence has a token."""
+    batch, tokens = config.max_batch_size, config.max_num_tokens
+    if batch is not None and tokens is not None and batch > tokens:
+        raise BuildError(f"max_batch_size {batch} exceeds max_num_tokens {tokens}: each sequence of a step has a token")
+    batch = batch or min(DEFAULT_BATCH_SIZE, tokens or DEFAULT_BATCH_SIZE)
+    return batch, tokens or max(DEFAULT_NUM_TOKENS, batch)
 
 
 def plan_dtypes(model: ModelConfig, config: BuildConfig) -> tuple[str, str, tuple[str, ...]]:
@@ -105,7 +119,7 @@ def _check_quantization(model: ModelConfig, config: BuildConfig, targets: tuple[
             "quantised inputs, or makes 16-bit copies of them first, shows only on a GPU; choose weights inside"
         )
     needed = _MIN_CAPABILITIES[chosen.name]
-    lacking = [target for target in targets if target != PORTABLE and min(capabilities((target,))) < needed]
+    lacking = [target for target in targets if target.startswith("sm") and capability(target) < needed]
     if lacking:
         raise BuildError(
             f"{chosen.name} is not available on {', '.join(lacking)}: it needs compute capability "

@@ -81,6 +81,9 @@ def make_creator(
 
         def get_output_shapes(self, inputs: Sequence[Any], shape_inputs: Sequence[Any], exprs: Any) -> list[Any]:
             del shape_inputs
+            if len(inputs) != self._fields.num_inputs:
+                errors.append(f"PagedAttention has {len(inputs)} inputs, its fields say {self._fields.num_inputs}")
+                return [trt.DimsExprs(inputs[0])] * 2  # which the builder never looks at
             self._check_shapes(inputs)
             attributes = self._fields.attributes
             output = trt.DimsExprs(2)
@@ -90,9 +93,6 @@ def make_creator(
 
         def _check_shapes(self, inputs: Sequence[Any]) -> None:
             attributes = self._fields.attributes
-            if len(inputs) != self._fields.num_inputs:
-                errors.append(f"PagedAttention has {len(inputs)} inputs, its fields say {self._fields.num_inputs}")
-                return
             for name, index, expected in (
                 ("qkv", 0, attributes.qkv_features),
                 ("kv", POOL, attributes.block_bytes // 2),
@@ -165,6 +165,8 @@ def make_creator(
             tokens, lengths, tables = (input_descs[index].dims for index in (0, 2, 3))
             try:
                 if self._kernels_sha256 not in launchers:
+                    if self._kernels_sha256 not in kernel_sets:
+                        raise ValueError(f"the plan lacks the kernels {self._kernels_sha256}: rebuild the engine")
                     launchers[self._kernels_sha256] = open_launcher(kernel_sets[self._kernels_sha256])
                 launcher = launchers[self._kernels_sha256]
                 shape = StepShape(tokens[0], lengths[0], tables[1])

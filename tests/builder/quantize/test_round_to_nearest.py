@@ -119,6 +119,15 @@ def test_an_infinity_or_nan_is_refused(chosen: QuantFormat, bad: float) -> None:
         find_scales(chosen, w, BFLOAT16)
 
 
+@pytest.mark.parametrize(("name", "greatest"), [("int8", 1e7), ("int4", 6e5), ("fp8", 4e7)])
+def test_a_scale_that_float16_cannot_hold_is_refused(name: str, greatest: float) -> None:
+    w = matrix(6, 2, 128)
+    w[1, 5] = greatest
+    with pytest.raises(BuildError, match=r"^a scale of .* is needed, which float16 cannot hold: build with dtype bf"):
+        find_scales(quant_format(name), w, np.dtype(np.float16))
+    assert np.isfinite(find_scales(quant_format(name), w, BFLOAT16).effective()).all()
+
+
 @pytest.mark.parametrize("chosen", FORMATS.values(), ids=FORMATS)
 def test_slices_change_nothing(chosen: QuantFormat, monkeypatch: pytest.MonkeyPatch) -> None:
     w = matrix(4, 37, 256)

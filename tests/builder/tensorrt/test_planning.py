@@ -10,6 +10,7 @@ from precast.builder.backends.tensorrt import planning
 from precast.builder.backends.tensorrt.library import TensorRtLibrary, find_library
 from precast.builder.backends.tensorrt.targets import RTX_TARGETS, check_targets, kernel_capabilities
 from precast.builder.build_config import BuildConfig
+from precast.builder.cache.key import cache_key, describe_build
 from precast.builder.errors import BuildError
 from precast.builder.plan import BuildPlan, TensorRtPlan, plan_build, plan_ranks
 from precast.checkpoints.model_config import ModelConfig
@@ -114,6 +115,13 @@ class TestQuantization:
         text = "int8 group 128 is not available on TensorRT; it has one scale for each row"
         assert refused(quantization="int8", group_size=128) == text
 
+    def test_a_group_size_of_nothing(self) -> None:
+        assert refused(group_size=128).startswith("group_size 128 has no meaning without quantization: ")
+
+    def test_the_gpu_that_is_there_is_not_judged(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(planning, "find_library", lambda: FULL)
+        assert tensorrt_of(quantization="nvfp4").targets == ("current",)
+
     def test_a_model_without_whole_groups(self) -> None:
         text = refused(with_mlp(WIDE, intermediate_size=192), quantization="int4")
         assert text == (
@@ -136,8 +144,36 @@ class TestQuantization:
 
 def test_limits_of_a_step() -> None:
     assert (tensorrt_of().max_batch_size, tensorrt_of().max_num_tokens) == (256, 8192)
-    plan = tensorrt_of(max_batch_size=64, max_num_tokens=16)
-    assert (plan.max_batch_size, plan.max_num_tokens) == (64, 64)  # each sequence of a batch has a token
+    cases: list[tuple[dict[str, Any], tuple[int, int]]] = [
+        ({"max_num_tokens": 128}, (128, 128)),  # each sequence of a step has a token
+        ({"max_batch_size": 10_000}, (10_000, 10_000)),
+        ({"max_batch_size": 8, "max_num_tokens": 9}, (8, 9)),
+    ]
+    for options, expected in cases:
+        plan = tensorrt_of(**options)
+        assert (plan.max_batch_size, plan.max_num_tokens) == expected
+    text = "max_batch_size 64 exceeds max_num_tokens 16: each sequence of a step has a token"
+    assert refused(max_batch_size=64, max_num_tokens=16) == text
+
+
+@pytest.mark.parametrize(
+    ("options", "same"),
+    [
+        ({}, {"target": ("portable",)}),
+        ({"target": ("sm89", "sm120")}, {"target": ("sm120", "sm89")}),
+        ({}, {"max_batch_size": 256, "max_num_tokens": 8192}),
+        ({"quantization": "int4"}, {"quantization": "int4", "group_size": 128}),
+    ],
+)
+def test_equal_engines_have_one_key(options: dict[str, Any], same: dict[str, Any]) -> None:
+    keys = [key_of(**options), key_of(**same), key_of(target=("sm86",))]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def key_of(**options: Any) -> str:
+    config = BuildConfig(**options)
+    plan, partition = plan_build(WIDE, config, "tensorrt"), plan_ranks(WIDE, config, None, "tensorrt")
+    return cache_key(describe_build([], [], plan, partition, config, "tensorrt"))
 
 
 def test_heads_that_the_kernels_lack_are_refused() -> None:
@@ -178,7 +214,6 @@ def test_float16_keys_and_values_are_refused_on_the_cpu() -> None:
 class TestLibrary:
     def test_the_rtx_library_is_preferred(self, monkeypatch: pytest.MonkeyPatch) -> None:
         present = {"tensorrt": "tensorrt-cu13", "tensorrt_rtx": "tensorrt-rtx-cu13"}
-        monkeypatch.setattr("importlib.util.find_spec", present.get)
         monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {k: [v] for k, v in present.items()})
         monkeypatch.setattr("importlib.metadata.version", {"tensorrt-cu13": "11.4", "tensorrt-rtx-cu13": "1.7"}.get)
         assert find_library() == TensorRtLibrary("tensorrt_rtx", "1.7")

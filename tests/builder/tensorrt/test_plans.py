@@ -3,8 +3,10 @@ for every family and format, and how large it is, shows here."""
 
 import contextlib
 import io
+import json
 import os
 import re
+import shutil
 import sys
 import zlib
 from collections.abc import Callable, Sequence
@@ -28,7 +30,7 @@ from precast.builder.progress import ignore_progress
 from precast.builder.refit import refit_engine
 from precast.checkpoints.checkpoint import open_checkpoint
 from precast.checkpoints.engine_dir import check_files, read_manifest, verify_files
-from precast.checkpoints.engine_errors import EngineIOError
+from precast.checkpoints.engine_errors import CorruptEngineError, EngineIOError
 from precast.checkpoints.engine_manifest import EngineManifest, TensorRtRequirements
 from precast.checkpoints.weights_index import TensorSpec
 from precast.checkpoints.weights_writer import WeightsWriter
@@ -190,9 +192,47 @@ class TestSeparateWeights:
 
     def test_in_place(self, tiny_llama: TinyLlama, tmp_path: Path, no_kernels: None) -> None:
         engine = tmp_path / "engine"
-        before = build(tiny_llama("gqa"), engine, weights="separate")
+        before = build(tiny_llama("gqa", "float16"), engine, weights="separate")
+        with open_checkpoint(tiny_llama("gqa", "bfloat16")) as checkpoint:
+            after = refit_engine(engine, checkpoint, engine, overwrite=True)
+        assert after == read_manifest(engine)
+        changed = [name for name, entry in after.files.items() if entry != before.files[name]]
+        assert "rank0/weights.bin" in changed
+        assert "rank0/model.plan" not in changed
+
+    def test_a_damaged_plan_is_not_given_a_new_hash(
+        self, tiny_llama: TinyLlama, tmp_path: Path, no_kernels: None
+    ) -> None:
+        build(tiny_llama("gqa"), tmp_path / "engine", weights="separate")
+        plan = tmp_path / "engine" / "rank0" / "model.plan"
+        data = bytearray(plan.read_bytes())
+        data[len(data) // 2] ^= 1
+        plan.write_bytes(data)
+        with open_checkpoint(tiny_llama("gqa")) as checkpoint, pytest.raises(CorruptEngineError, match="SHA-256 is"):
+            refit_engine(tmp_path / "engine", checkpoint, tmp_path / "refitted")
+
+    def test_sequences_that_the_model_cannot_have_are_refused(
+        self, tiny_llama: TinyLlama, tmp_path: Path, no_kernels: None
+    ) -> None:
+        build(tiny_llama("gqa"), tmp_path / "engine", weights="separate")
+        short = tmp_path / "short"
+        shutil.copytree(tiny_llama("gqa"), short)
+        config = json.loads((short / "config.json").read_text())
+        (short / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8}))
+        with (
+            open_checkpoint(short) as checkpoint,
+            pytest.raises(BuildError, match=r"max_seq_len 256 exceeds the model's max_position_embeddings 8"),
+        ):
+            refit_engine(tmp_path / "engine", checkpoint, tmp_path / "refitted")
+
+    def test_notes_are_those_of_the_new_checkpoint(
+        self, tiny_llama: TinyLlama, tmp_path: Path, no_kernels: None
+    ) -> None:
+        build(tiny_llama("gqa", "bfloat16"), tmp_path / "engine", weights="separate")
         with open_checkpoint(tiny_llama("gqa")) as checkpoint:
-            assert refit_engine(engine, checkpoint, engine, overwrite=True) == before == read_manifest(engine)
+            manifest = refit_engine(tmp_path / "engine", checkpoint, tmp_path / "refitted")
+        assert manifest.build.notes == ("float32 checkpoint stored as bfloat16",)
+        assert manifest.build.max_seq_len is None
 
     def test_another_network_is_refused(self, tiny_llama: TinyLlama, tmp_path: Path, no_kernels: None) -> None:
         build(tiny_llama("gqa"), tmp_path / "engine", weights="separate")
@@ -292,6 +332,15 @@ class TestWhatGoesWrong:
         text = self.refused(self.job(tmp_path))
         assert text == "the process that builds the plan was killed by SIGKILL, as the system does when memory runs out"
 
+    def test_a_library_that_cannot_be_loaded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        broken = tmp_path / "packages" / "broken_tensorrt"
+        broken.mkdir(parents=True)
+        (broken / "__init__.py").write_text("import ctypes; ctypes.CDLL('libnone.so.99')")
+        monkeypatch.syspath_prepend(str(broken.parent))
+        assert "libnone.so.99: cannot open shared object file" in self.refused(
+            self.job(tmp_path, library="broken_tensorrt")
+        )
+
     def test_a_place_that_is_taken(self, tmp_path: Path) -> None:
         job = self.job(tmp_path)
         Path(job.plan).write_bytes(b"")
@@ -345,7 +394,7 @@ def test_the_commands(tmp_path: Path, no_kernels: None) -> None:
     printed = output.getvalue()
     assert f"{refitted}: the plan of {engine} with " in printed
     assert "tensorrt: tensorrt_rtx 1.7" in printed
-    assert "built for sm89, sm120; compute capability 8.9 or newer" in printed
+    assert "built for sm89, sm120; compute capability from 8.9" in printed
     assert "none; weights beside the plan" in printed
     assert "at most 8 sequences and 8192 tokens" in printed
     assert "this version lacks it" not in printed

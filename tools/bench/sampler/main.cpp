@@ -3,7 +3,7 @@
 //   cmake -S . -B build/bench -G Ninja -DPRECAST_BUILD_BENCH=ON
 //   cmake --build build/bench --target precast_bench_sampler
 //   build/bench/tools/bench/sampler/precast_bench_sampler
-//       [--level portable|avx512] [--rows 32] [--vocab 150000] [--runs 9] [--spread 3] [--peak 0]
+//       [--level portable|avx2|avx512] [--rows 32] [--vocab 150000] [--runs 9] [--spread 3] [--peak 0]
 //
 // Logits are normal with the given standard deviation. Alone that is the hardest case, for nearly every token can be drawn;
 // with --peak 0.6, one token of each row has so much probability, as models mostly have it. Every run reads other logits,
