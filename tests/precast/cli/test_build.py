@@ -33,6 +33,7 @@ def test_options_reach_the_builder(precast: Precast, tiny_llama: Callable[..., P
     assert printed == {
         "engine": str(tmp_path / "engine"),
         "architecture": "LlamaForCausalLM",
+        "backend": "onnxruntime",
         "dtype": "bfloat16",
         "kv_cache_dtype": "float32",
         "max_seq_len": 64,
