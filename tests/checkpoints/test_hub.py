@@ -84,7 +84,10 @@ def test_a_file_is_not_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["./missing", "/missing/model", "a/b/c", "../x", "owner/", " ", Path("owner/name")])
-def test_a_path_that_does_not_exist_is_not_looked_up(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_does_not_exist_is_not_looked_up(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(CheckpointNotFoundError) as caught:
         resolve_model(model)
