@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from precast.cli.checkpoint_arguments import add_checkpoint_arguments
 from precast.cli.errors import CommandError, UsageError
 from precast.cli.output import format_bytes, print_json
 from precast.cli.parallel import add_parallel_arguments
@@ -36,12 +37,8 @@ _BUILD_ARGUMENTS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a checkpoint's directory, or the id of one on the hub")
+    add_checkpoint_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the engine directory to make")
-    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
-    parser.add_argument(
-        "--tokenizer", metavar="DIR", help="a directory with tokenizer and configs, for a checkpoint that has none"
-    )
     parser.add_argument(
         "--dtype",
         default="auto",

@@ -5,17 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from precast.cli.checkpoint_arguments import add_checkpoint_arguments
 from precast.cli.output import print_json
 from precast.cli.parallel import add_parallel_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a checkpoint's directory, or the id of one on the hub")
+    add_checkpoint_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the directory to make")
-    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
-    parser.add_argument(
-        "--tokenizer", metavar="DIR", help="a directory with tokenizer and configs, for a checkpoint that has none"
-    )
     add_parallel_arguments(parser, default="1")
 
 

@@ -5,22 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from precast.cli.checkpoint_arguments import add_checkpoint_arguments
 from precast.cli.output import format_bytes, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("engine", type=Path, metavar="ENGINE", help="for tensorrt, built with --weights separate")
-    parser.add_argument("model", metavar="MODEL", help="a checkpoint's directory, or the id of one on the hub")
+    add_checkpoint_arguments(parser)
     parser.add_argument(
         "--output",
         type=Path,
         required=True,
         metavar="DIR",
         help="the engine directory to make; ENGINE with --overwrite",
-    )
-    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a hub id")
-    parser.add_argument(
-        "--tokenizer", metavar="DIR", help="a directory with tokenizer and configs, for a checkpoint that has none"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an engine that is in DIR, in one step")
 

@@ -46,7 +46,9 @@ def check_targets(library: TensorRtLibrary, targets: Sequence[str] | None) -> tu
             raise BuildError(f"target {PORTABLE} stands alone: leave out {PORTABLE}, or the others")
         if target not in (PORTABLE, *RTX_TARGETS):
             why = _NOT_RTX.get(target, f"{library.title} {library.version} has no such target")
-            raise BuildError(f"target {target}: {why}; there are {', '.join(RTX_TARGETS)} and {PORTABLE}")
+            raise BuildError(
+                f"target {target or repr(target)}: {why}; there are {', '.join(RTX_TARGETS)} and {PORTABLE}"
+            )
     return tuple(sorted(set(targets), key=lambda target: capability(target) if target != PORTABLE else 0))
 
 

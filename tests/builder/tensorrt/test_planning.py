@@ -60,6 +60,7 @@ class TestTargets:
     def test_other_targets(self) -> None:
         assert "sm75: the kernels of PagedAttention and bfloat16 need 8.0" in refused(target=("sm75",))
         assert "sm1: TensorRT-RTX 1.7.1 has no such target; there are sm80, " in refused(target=("sm1",))
+        assert refused(target=("sm89", "")).startswith("target '': TensorRT-RTX 1.7.1 has no such target; ")
         assert refused(target=("sm89", "portable")) == "target portable stands alone: leave out portable, or the others"
 
     def test_tensorrt_itself_builds_for_the_gpu_that_is_there(self) -> None:

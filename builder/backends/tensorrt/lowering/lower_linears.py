@@ -1,7 +1,5 @@
 """Linear becomes Gemm, over a plain weight or over one that is dequantised."""
 
-from typing import Literal
-
 import onnx_ir as ir
 
 from precast.builder.backends.tensorrt.lowering.lower_op import LowerOp, like, replace_node
@@ -67,26 +65,22 @@ class _Dequantized:
 
         # 2.
         values, scales = part("values"), part("scales")
+        size = self._format.group_size
+        groups = {"axis": 0} if size is None else {"axis": 1, "block_size": size}
         if not self._format.fp8_scales:
-            return self._dequantize(values, scales, f"{name}.dequantized", self._dtype)
+            return self._dequantize(values, scales, f"{name}.dequantized", self._dtype, **groups)
         # 3.
-        exact = self._dequantize(scales, part("matrix_scale"), f"{name}.scales.dequantized", "float32", axis=None)
-        wide = self._dequantize(values, exact, f"{name}.float", "float32")
+        exact = self._dequantize(scales, part("matrix_scale"), f"{name}.scales.dequantized", "float32")
+        wide = self._dequantize(values, exact, f"{name}.float", "float32", **groups)
         weight = ir.Value(name=f"{name}.dequantized", shape=wide.shape, type=ir.TensorType(DTYPES[self._dtype]))
-        self._append("Cast", [wide], weight, {"to": int(DTYPES[self._dtype].value)})
+        self._append("Cast", [wide], weight, to=int(DTYPES[self._dtype].value))
         return weight
 
-    def _dequantize(
-        self, values: ir.Value, scales: ir.Value, name: str, dtype: str, axis: Literal["group"] | None = "group"
-    ) -> ir.Value:
+    def _dequantize(self, values: ir.Value, scales: ir.Value, name: str, dtype: str, **groups: int) -> ir.Value:
         output = ir.Value(name=name, shape=values.shape, type=ir.TensorType(DTYPES[dtype]))
-        attributes = {}
-        if axis is not None:
-            size = self._format.group_size
-            attributes = {"axis": 0} if size is None else {"axis": 1, "block_size": size}
-        self._append("DequantizeLinear", [values, scales], output, attributes)
+        self._append("DequantizeLinear", [values, scales], output, **groups)
         return output
 
-    def _append(self, op_type: str, inputs: list[ir.Value], output: ir.Value, attributes: dict[str, int]) -> None:
+    def _append(self, op_type: str, inputs: list[ir.Value], output: ir.Value, **attributes: int) -> None:
         node = builtin_node(op_type, inputs, output, str(output.name), **attributes)
         self._network.graph.insert_before(self._node, node)

@@ -2,12 +2,6 @@
 
 namespace precast {
 
-const RowKernels row_kernels_avx2{
-    .scan = &scan_row,
-    .draw = &draw_from_row,
-    .mass_before = &mass_before_place,
-    .count_before = &count_before_place,
-    .collect = &collect_from_row,
-};
+constinit const RowKernels row_kernels_avx2 = row_passes;
 
 }  // namespace precast

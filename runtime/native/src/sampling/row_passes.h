@@ -4,5 +4,20 @@
 #pragma once
 
 #include "runtime/native/src/sampling/row_draw.h"
+#include "runtime/native/src/sampling/row_kernels.h"
 #include "runtime/native/src/sampling/row_scan.h"
 #include "runtime/native/src/sampling/row_search.h"
+
+namespace precast {
+namespace {
+
+constexpr RowKernels row_passes{
+    .scan = &scan_row,
+    .draw = &draw_from_row,
+    .mass_before = &mass_before_place,
+    .count_before = &count_before_place,
+    .collect = &collect_from_row,
+};
+
+}  // namespace
+}  // namespace precast
