@@ -23,7 +23,9 @@ make_environment() {
   fi
   mkdir -p "$stamps"
   export PATH=$PWD/.venv/bin:$PATH
-  install_once build-tools "scikit-build-core>=0.11" "cmake>=3.24" "ninja>=1.11"
+  # setuptools is for TensorRT-RTX, whose package is a source distribution: without build isolation its tools are ours
+  # to install, and the setuptools that Python brings along may be too old to write a wheel.
+  install_once build-tools "scikit-build-core>=0.11" "cmake>=3.24" "ninja>=1.11" "setuptools>=70.1"
 }
 
 pip_install() {
@@ -36,7 +38,7 @@ install_once() {
   shift
   [[ -f $stamp && $(<"$stamp") == "$*" ]] && return
   say "installing $*"
-  pip_install "$@"
+  pip_install "$@" || return
   printf '%s' "$*" >"$stamp"
 }
 
@@ -54,6 +56,6 @@ install_precast() {
   for other in "$stamps"/precast-*; do
     if [[ -f $other && $(<"$other") != "$sources" ]]; then rm "$other"; fi
   done
-  pip_install --no-build-isolation --editable ".[$1]"
+  pip_install --no-build-isolation --editable ".[$1]" || return
   printf '%s' "$sources" >"$stamp"
 }
