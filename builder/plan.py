@@ -109,16 +109,14 @@ def plan_ranks(
     """How the model is spread over ranks: as the config asks, else as the checkpoint's files are (`stored`).
 
     Raises:
-        BuildError: the backend has one rank only.
+        BuildError: the backend cannot build what a rank has.
         PartitionError: the model cannot be divided so.
     """
     partition = _partition(model, config, stored)
-    if backend == "tensorrt" and partition.mapping.world_size > 1:
-        raise BuildError(
-            f"tensor_parallel_size {partition.mapping.tensor_parallel_size} and pipeline_parallel_size "
-            f"{partition.mapping.pipeline_parallel_size} are not available on TensorRT, which has no plugins by which "
-            "ranks meet yet: choose 1 and 1"
-        )
+    if backend == "tensorrt":
+        from precast.builder.backends.tensorrt.planning import check_ranks
+
+        check_ranks(model, config, partition)
     return partition
 
 

@@ -1,6 +1,7 @@
 """Other weights for an engine that has them beside its plan: everything of a build but the plan, which is copied."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from precast.checkpoints.checkpoint import Checkpoint, RankTensors
 from precast.checkpoints.durable_files import hash_file
 from precast.checkpoints.engine_dir import check_files, read_manifest
 from precast.checkpoints.engine_errors import CorruptEngineError
-from precast.checkpoints.engine_manifest import EngineManifest, TensorRtRequirements
+from precast.checkpoints.engine_manifest import EngineManifest, RankFiles, TensorRtRequirements
 from precast.checkpoints.engine_writer import EngineWriter
-from precast.checkpoints.ranks.rank_model import RankModel, whole_model
+from precast.checkpoints.ranks.partition import Partition
+from precast.checkpoints.ranks.rank_model import RankModel, rank_model
+from precast.checkpoints.ranks.tensor_parallel import check_tensor_parallel_size
 
 
 def refit_engine(
@@ -51,6 +54,7 @@ def refit_engine(
     Raises:
         BuildError: the engine's weights are in its plan, or the checkpoint's network is another, or its sequences are
             shorter than the engine's.
+        PartitionError: the checkpoint's model cannot be divided as the engine is.
         EngineError: the engine cannot be read, or the new one not written.
     """
     engine_dir = Path(engine_dir)
@@ -58,18 +62,21 @@ def refit_engine(
     plan = _plan_of(manifest, engine_dir)
     check_files(engine_dir, manifest)
     check_implemented(checkpoint.config)
-    rank = whole_model(checkpoint.config)
     plan = _replan(checkpoint, plan)
-    network = _emit(rank, plan)
-    _check_same_network(manifest, checkpoint, network, plan, engine_dir)
-    (files,) = manifest.ranks
-    _check_plan(manifest, engine_dir / files.graph, files.graph)
+    ranks = _ranks_of(manifest, checkpoint, plan, engine_dir)
+    networks = [_emit(rank, plan) for rank in ranks]
+    for files, network in zip(manifest.ranks, networks, strict=True):
+        _check_same_network(manifest, files, checkpoint, network, plan, engine_dir)
+        _check_plan(manifest, engine_dir / files.graph, files.graph)
     is_limit = plan.max_seq_len == checkpoint.config.max_position_embeddings and manifest.build.max_seq_len is None
     build = replace(manifest.build, notes=plan.notes, max_seq_len=None if is_limit else plan.max_seq_len)
+    report = _Total(networks, progress or ignore_progress)
     with EngineWriter(output_dir, overwrite_engine=overwrite) as writer:
-        writer.copy_file(engine_dir / files.graph, files.graph)
-        with writer.open_weights(str(files.weights), weight_specs(network)) as weights_file:
-            pack_weights(network, RankTensors(checkpoint, rank), weights_file, progress or ignore_progress)
+        for files, rank, network in zip(manifest.ranks, ranks, networks, strict=True):
+            writer.copy_file(engine_dir / files.graph, files.graph)
+            with writer.open_weights(str(files.weights), weight_specs(network)) as weights_file:
+                pack_weights(network, RankTensors(checkpoint, rank), weights_file, report)
+            report.end_rank()
         copy_companion_files(writer, checkpoint)
         model = model_info(checkpoint.config, plan)
         return writer.commit(replace(manifest, model=model, build=build, files={}))
@@ -125,6 +132,36 @@ def _check_plan(manifest: EngineManifest, path: Path, name: str) -> None:
         )
 
 
+class _Total:
+    """The progress of all ranks as one, of what each reports."""
+
+    def __init__(self, networks: Sequence[Network], report: ProgressCallback) -> None:
+        self._total_bytes = sum(recipe.size_bytes for network in networks for recipe in network.weights.values())
+        self._before = self._done = 0
+        self._report = report
+
+    def __call__(self, stage: str, done_bytes: int, total_bytes: int, /) -> None:
+        del total_bytes
+        if done_bytes or not self._before:  # a later rank's first report would be a second one of the same bytes
+            self._done = self._before + done_bytes
+            self._report(stage, self._done, self._total_bytes)
+
+    def end_rank(self) -> None:
+        self._before = self._done
+
+
+def _ranks_of(manifest: EngineManifest, checkpoint: Checkpoint, plan: BuildPlan, engine_dir: Path) -> list[RankModel]:
+    """What each of the engine's ranks has of the checkpoint's model, which must have as many layers."""
+    model, mapping = checkpoint.config, manifest.mapping
+    if len(model.layers) != manifest.model.num_layers:
+        raise _another_network(manifest, checkpoint, plan, engine_dir)
+    check_tensor_parallel_size(model, mapping.tensor_parallel_size)
+    # Every layer has attention, and so a pool on each rank of its stage.
+    first_ranks = manifest.ranks[:: mapping.tensor_parallel_size]
+    partition = Partition(mapping, tuple(len(files.kv_caches) for files in first_ranks))
+    return [rank_model(model, partition, number) for number in range(mapping.world_size)]
+
+
 def _emit(rank: RankModel, plan: BuildPlan) -> Network:
     network = emit_network(rank, plan)
     run_passes(network, tensorrt_passes(plan))
@@ -132,11 +169,19 @@ def _emit(rank: RankModel, plan: BuildPlan) -> Network:
 
 
 def _check_same_network(
-    manifest: EngineManifest, checkpoint: Checkpoint, network: Network, plan: BuildPlan, engine_dir: Path
+    manifest: EngineManifest,
+    files: RankFiles,
+    checkpoint: Checkpoint,
+    network: Network,
+    plan: BuildPlan,
+    engine_dir: Path,
 ) -> None:
     data = onnx_bytes(network, dict.fromkeys(network.weights, 0))
-    if network_sha256(data) == manifest.ranks[0].network_sha256:
-        return
+    if network_sha256(data) != files.network_sha256:
+        raise _another_network(manifest, checkpoint, plan, engine_dir)
+
+
+def _another_network(manifest: EngineManifest, checkpoint: Checkpoint, plan: BuildPlan, engine_dir: Path) -> BuildError:
     ours, theirs = manifest.model, model_info(checkpoint.config, plan)
     differences = [
         f"{name} {getattr(theirs, name)} instead of {getattr(ours, name)}"
@@ -144,6 +189,6 @@ def _check_same_network(
         if getattr(ours, name) != getattr(theirs, name)
     ]
     what = ", ".join(differences) or "sizes or constants of its layers, or it was built by another version"
-    raise BuildError(
+    return BuildError(
         f"{checkpoint.path}: its network is not that of {engine_dir} ({what}): build an engine from it instead"
     )

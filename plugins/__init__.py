@@ -25,7 +25,13 @@ SUPPORTED_LAYOUTS: tuple[str, ...] = (
 )
 """Versioned ids of weight layouts and KV layouts of the CPU, sorted. A released version is never removed."""
 
-TENSORRT_OPS: tuple[str, ...] = ("ai.precast.PagedAttention/1",)
+TENSORRT_OPS: tuple[str, ...] = (
+    "ai.precast.AllGather/1",
+    "ai.precast.AllReduce/1",
+    "ai.precast.PagedAttention/1",
+    "ai.precast.Receive/1",
+    "ai.precast.Send/1",
+)
 """Versioned ids of the ops that are plugins of TensorRT, sorted; all others are lowered to TensorRT's own layers."""
 
 TENSORRT_LAYOUTS: tuple[str, ...] = ("kvrow.bf16/1", "kvrow.f16/1")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from precast.building import build
+from tests.gpus import num_gpus
 from tests.tiny_llama import make_checkpoint
 
 # Every engine audits its blocks and requests after each step, also those of the processes that tests start.
@@ -41,3 +42,10 @@ def tiny_engine(tiny_llama: Callable[..., Path], tmp_path_factory: pytest.TempPa
         return made[key]
 
     return engine
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are skipped where there is none."""
+    for item in items:
+        if item.get_closest_marker("gpu") and not num_gpus():
+            item.add_marker(pytest.mark.skip(reason="there is no NVIDIA GPU here"))

@@ -39,8 +39,10 @@ def weight_text(network: Network, name: str) -> str:
 
 
 def _output(node: ir.Node, value: ir.Value) -> str:
-    """The shape, after the value's name where that is not the node's."""
-    return _shape(value) if value.name == node.name else f"{value.name} {_shape(value)}"
+    """The shape, after the value's name where that is not the node's, and its dtype where that is not float32."""
+    name = "" if value.name == node.name else f"{value.name} "
+    dtype = "" if value.dtype in (None, ir.DataType.FLOAT) else f"{value.dtype.numpy().name} "
+    return f"{name}{dtype}{_shape(value)}"
 
 
 def _describe(value: ir.Value) -> str:

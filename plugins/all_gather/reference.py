@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from precast.plugins.all_gather.schema import AllGatherAttributes
+from precast.plugins.all_gather.schema import EVERY_RANK, AllGatherAttributes
 
 
 def all_gather(
     x_NRL: Sequence[NDArray[np.float32]], attributes: AllGatherAttributes
 ) -> tuple[NDArray[np.float32], ...]:
-    """The inputs of ranks 0 to N - 1, each [R, L] -> their outputs, [R, F] for the root and [0, F] for the others.
+    """The inputs of ranks 0 to N - 1, each [R, L] -> their outputs: [R, F] for the root, or for every one, and [0, F]
+    for the others.
 
     ValueError: another number of inputs than num_ranks, of different shapes, or with fewer columns than num_features.
     """
@@ -23,4 +24,4 @@ def all_gather(
     if joined.shape[1] < attributes.num_features:
         raise ValueError(f"AllGather: {joined.shape[1]} columns for num_features {attributes.num_features}")
     rows = joined[:, : attributes.num_features]
-    return tuple(rows if rank == attributes.root else rows[:0] for rank in range(attributes.num_ranks))
+    return tuple(rows if attributes.root in (rank, EVERY_RANK) else rows[:0] for rank in range(attributes.num_ranks))

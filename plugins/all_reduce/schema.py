@@ -14,6 +14,10 @@ Attributes
 Sums are of fp32 in the order of ranks, whatever the algorithm and however large the message is: an element's bits
 depend on the N values at its place and on nothing else, so a row's do not depend on what runs beside it.
 
+On GPUs x and y have the 16-bit dtype of activations, as all values of such a graph: the sum is rounded to it, once
+where ranks see each other's memory. Where they do not, and for long messages, NCCL adds up in an order of its own
+(tensorrt/plugin.py).
+
 All ranks of the stage run the node the same number of times in the same order. A rank that waits longer than the limit
 of its communicator, or that learns that another has ended, fails with an error that names that rank; so does a rank
 whose x is of another size than the others'.

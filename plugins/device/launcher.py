@@ -1,7 +1,4 @@
-"""Runs compiled kernels on the current device, through the CUDA driver as cuda-python binds it (cuda.bindings.driver).
-
-The driver is an argument, so that order and arguments of its calls are tested without a GPU.
-"""
+"""Runs compiled kernels on the current device, through the CUDA driver, which is an argument (driver.py)."""
 
 import ctypes
 import zlib
@@ -9,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from precast.plugins.device.compiled_kernel import CompiledKernel
+from precast.plugins.device.driver import DeviceError as DeviceError
+from precast.plugins.device.driver import call_driver
 from precast.plugins.device.launch import Launch
 from precast.plugins.device.select_kernels import select_kernels
 from precast.plugins.device.serialize import from_bytes, to_bytes
@@ -19,10 +18,6 @@ _THREADS_PER_WARP = 32
 _C_TYPES = {"pointer": ctypes.c_uint64, "int32": ctypes.c_int32, "int64": ctypes.c_int64, "float": ctypes.c_float}
 _TRITON_PARAMETERS = ("global_scratch", "profile_scratch")
 """What Triton adds to every kernel: null, as compile_triton.py has checked."""
-
-
-class DeviceError(RuntimeError):
-    """The CUDA driver refused a call; the message has the call and the driver's own words."""
 
 
 class Launcher:
@@ -39,10 +34,10 @@ class Launcher:
             ValueError: a kernel was not compiled for the device.
         """
         self._driver = driver
-        device = self._call("cuCtxGetDevice")
+        device = call_driver(driver, "cuCtxGetDevice")
         attribute = driver.CUdevice_attribute
         major, minor = (
-            self._call("cuDeviceGetAttribute", which, device)
+            call_driver(driver, "cuDeviceGetAttribute", which, device)
             for which in (
                 attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
                 attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
@@ -66,7 +61,8 @@ class Launcher:
         kernel = self._kernels[launch.kernel]
         arguments = _arguments(kernel, launch, addresses)
         pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
-        self._call(
+        call_driver(
+            self._driver,
             "cuLaunchKernel",
             self._functions[launch.kernel],
             *launch.grid,
@@ -81,21 +77,16 @@ class Launcher:
 
     def _load(self, kernel: CompiledKernel) -> Any:
         code = kernel.code + b"\0" if kernel.kind == "ptx" else kernel.code  # the driver reads PTX as a C string
-        module = self._call("cuModuleLoadData", code, what=f"{kernel.name} for {kernel.target} ({kernel.kind})")
-        function = self._call("cuModuleGetFunction", module, kernel.name.encode("ascii"), what=kernel.name)
+        module = call_driver(
+            self._driver, "cuModuleLoadData", code, what=f"{kernel.name} for {kernel.target} ({kernel.kind})"
+        )
+        function = call_driver(
+            self._driver, "cuModuleGetFunction", module, kernel.name.encode("ascii"), what=kernel.name
+        )
         if kernel.shared_bytes > DEFAULT_SHARED_BYTES:
             attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            self._call("cuFuncSetAttribute", function, attribute, kernel.shared_bytes, what=kernel.name)
+            call_driver(self._driver, "cuFuncSetAttribute", function, attribute, kernel.shared_bytes, what=kernel.name)
         return function
-
-    def _call(self, name: str, *arguments: object, what: str = "") -> Any:
-        """A function of the driver: its result behind the status, or None."""
-        status, *results = getattr(self._driver, name)(*arguments)
-        if int(status) != 0:
-            _, text = self._driver.cuGetErrorString(status)
-            words = text.decode() if isinstance(text, bytes) else f"error {int(status)}"
-            raise DeviceError(f"{name}{f' of {what}' if what else ''}: {words}")
-        return results[0] if results else None
 
 
 def open_launcher(data: bytes) -> Launcher:

@@ -1,5 +1,10 @@
-"""A tiny world for PagedAttention's device kernels: one step over sequences in a poisoned pool, run by both sides."""
+"""A tiny world for PagedAttention's device kernels: one step over sequences in a poisoned pool, run by both sides.
 
+Kernels run in Triton's interpreter where the environment holds TRITON_INTERPRET=1, else on a GPU.
+"""
+
+import importlib
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +15,6 @@ from precast.plugins.paged_attention.device.kernels import kernel_specs
 from precast.plugins.paged_attention.device.launches import StepShape, launches, workspace
 from precast.plugins.paged_attention.reference import ELEMENT_TYPES, KvPool, paged_attention
 from precast.plugins.paged_attention.schema import PagedAttentionAttributes
-from tests.plugins import device_interpreter
 
 Float32 = NDArray[np.float32]
 
@@ -124,7 +128,9 @@ class World:
             inputs |= {"q_norm": self.q_norm, "k_norm": self.k_norm}
         if self.sinks is not None:
             inputs["sinks"] = self.sinks
-        memory = device_interpreter.Memory()
+        is_interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        runner: Any = importlib.import_module(f"tests.plugins.device_{'interpreter' if is_interpreted else 'gpu'}")
+        memory = runner.Memory()
         for name, array in inputs.items():
             # Tables have entries that must not even be read.
             memory.add(name, array, readable=array >= 0 if name == "block_tables" else True)
@@ -149,5 +155,5 @@ class World:
             assert self.q_norm is None
             arrays["queries"][:] = self.qkv[:, : op.num_heads * op.head_dim].reshape(-1)
             steps = steps[1:]
-        device_interpreter.run(steps, specs, arrays, memory)
+        runner.run(steps, specs, arrays, memory)
         return output.astype(np.float32), kv

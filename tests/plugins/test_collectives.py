@@ -39,6 +39,12 @@ def test_columns_lie_side_by_side_on_the_root_and_padding_is_dropped() -> None:
     assert outputs[1].tolist() == [[0, 1, 2, 10, 11, 12, 20], [3, 4, 5, 13, 14, 15, 23]]
 
 
+def test_without_a_root_every_rank_gets_the_rows() -> None:
+    x = [np.arange(6, dtype=np.float32).reshape(2, 3) + 10 * rank for rank in range(2)]
+    outputs = all_gather(x, AllGatherAttributes(num_ranks=2, num_features=4, root=-1))
+    assert [output.tolist() for output in outputs] == [[[0, 1, 2, 10], [3, 4, 5, 13]]] * 2
+
+
 def test_what_is_sent_is_received() -> None:
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert send(x).tolist() == [2]
@@ -68,8 +74,8 @@ def test_inputs_that_do_not_fit_each_other() -> None:
         (lambda: AllReduceAttributes(1), "num_ranks is 1; it must be at least 2"),
         (lambda: AllGatherAttributes(1, 3, 0), "num_ranks is 1 and num_features 3"),
         (lambda: AllGatherAttributes(2, 0, 0), "num_ranks is 2 and num_features 0"),
-        (lambda: AllGatherAttributes(2, 3, 2), "root is 2; it must be from 0 to 1"),
-        (lambda: AllGatherAttributes(2, 3, -1), "root is -1; it must be from 0 to 1"),
+        (lambda: AllGatherAttributes(2, 3, 2), "root is 2; it must be from 0 to 1, or -1 for all"),
+        (lambda: AllGatherAttributes(2, 3, -2), "root is -2; it must be from 0 to 1, or -1 for all"),
         (lambda: ReceiveAttributes(0), "num_features is 0; it must be at least 1"),
     ],
 )

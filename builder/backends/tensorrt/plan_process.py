@@ -6,6 +6,7 @@ its parser finds the library under a name that only an environment variable can 
 
 import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,8 +16,9 @@ from precast.builder.backends.tensorrt.plan_job import PlanJob
 from precast.builder.processes import say, start_process
 from precast.checkpoints.durable_files import os_errors_named, reserve, write_all
 from precast.checkpoints.weights_reader import read_weights_index
-from precast.plugins.paged_attention.tensorrt.fields import PLUGIN_NAMESPACE, PluginFields
-from precast.plugins.paged_attention.tensorrt.plugin import make_creator
+from precast.plugins.collectives.device.group import DeviceGroup, GroupError
+from precast.plugins.device.kernel_spec import KernelSpec
+from precast.plugins.tensorrt.creators import register_creators
 
 
 class PlanError(Exception):
@@ -57,9 +59,7 @@ class _PlanBuilder:
     def build(self) -> int:
         """Write the plan; returns its size in bytes."""
         trt, job = self._trt, self._job
-        creator = make_creator(trt, self._compile_kernels, self._plugin_errors)
-        if not trt.get_plugin_registry().register_creator(creator, PLUGIN_NAMESPACE):
-            raise PlanError("TensorRT refused to register the plugin PagedAttention")
+        register_creators(trt, _refuse_to_meet, self._plugin_errors, self._compile_kernels)
         builder = trt.Builder(self._logger)
         network = builder.create_network(0)
         parser = trt.OnnxParser(network, self._logger)
@@ -107,16 +107,12 @@ class _PlanBuilder:
                 raise PlanError(f"TensorRT refused the target {target}: {self._cause()}")
         return config
 
-    def _compile_kernels(self, fields: PluginFields) -> bytes:
+    def _compile_kernels(self, specs: Sequence[KernelSpec]) -> bytes:
         from precast.builder.backends.tensorrt.compile_kernels import compile_beside_each_other
         from precast.plugins.device.launcher import compress_kernels
-        from precast.plugins.paged_attention.device.kernels import kernel_specs
 
         self._say_stage("compiling kernels")
         targets = [f"sm_{value}" for value in self._job.kernel_capabilities]
-        specs = kernel_specs(
-            fields.attributes, fields.rotary_dim, fields.num_frequencies, fields.has_qk_norm, fields.has_sinks
-        )
         return compress_kernels(compile_beside_each_other(specs, targets))
 
     def _say_stage(self, stage: str) -> None:
@@ -125,6 +121,11 @@ class _PlanBuilder:
     def _cause(self, said: list[str] | None = None) -> str:
         """The first messages: later ones say that something failed because of these."""
         return " | ".join([*self._plugin_errors, *self._messages, *(said or [])][:3]) or "it does not say why"
+
+
+def _refuse_to_meet() -> DeviceGroup:
+    """The group of plugins, which do not run here: there are no other ranks yet."""
+    raise GroupError("TensorRT runs plugins by which ranks meet while it builds; that is not supported")
 
 
 def _make_logger(trt: Any, messages: list[str]) -> Any:

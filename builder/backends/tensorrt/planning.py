@@ -12,8 +12,9 @@ from precast.builder.backends.tensorrt.targets import (
 from precast.builder.build_config import BuildConfig
 from precast.builder.errors import BuildError
 from precast.builder.plan import TensorRtPlan
-from precast.builder.quantize.formats import QuantFormat, quant_format
+from precast.builder.quantize.formats import quant_format
 from precast.checkpoints.model_config import AttentionConfig, MlpConfig, ModelConfig
+from precast.checkpoints.ranks.partition import Partition
 from precast.plugins.paged_attention.device.kernels import MAX_HEAD_DIM, MAX_QUERIES_PER_KV
 
 DTYPES = ("bfloat16", "float16")
@@ -36,7 +37,7 @@ def plan_tensorrt(model: ModelConfig, config: BuildConfig) -> TensorRtPlan:
     targets = check_targets(library, config.target)
     _check_attention(model)
     if config.quantization is not None:
-        _check_quantization(model, config, targets)
+        _check_quantization(config, targets)
     elif config.group_size is not None:
         raise BuildError(
             f"group_size {config.group_size} has no meaning without quantization: choose one, or leave it out"
@@ -108,7 +109,7 @@ def _check_attention(model: ModelConfig) -> None:
                 raise BuildError(f"layers.{index}.mixer: {name} {value} is not available on TensorRT; up to {most} is")
 
 
-def _check_quantization(model: ModelConfig, config: BuildConfig, targets: tuple[str, ...]) -> None:
+def _check_quantization(config: BuildConfig, targets: tuple[str, ...]) -> None:
     chosen = quant_format(str(config.quantization))
     if config.group_size is not None and config.group_size != chosen.group_size:
         available = f"{chosen.group_size} is" if chosen.group_size else "it has one scale for each row"
@@ -125,20 +126,29 @@ def _check_quantization(model: ModelConfig, config: BuildConfig, targets: tuple[
             f"{chosen.name} is not available on {', '.join(lacking)}: it needs compute capability "
             f"{name_capability(needed)}; leave {'it' if len(lacking) == 1 else 'them'} out, or choose another format"
         )
-    _check_groups(model, chosen)
 
 
-def _check_groups(model: ModelConfig, chosen: QuantFormat) -> None:
-    """Every matrix that is quantised must have whole groups; see lowering/lower_linears.py for which these are."""
+def check_ranks(model: ModelConfig, config: BuildConfig, partition: Partition) -> None:
+    """Raise BuildError where a rank's part of a matrix cannot be quantised as the config asks.
+
+    Every matrix that is quantised must have whole groups; see lowering/lower_linears.py for which these are. A rank has
+    a share of the columns of some.
+    """
+    if config.quantization is None:
+        return
+    chosen, size = quant_format(config.quantization), partition.mapping.tensor_parallel_size
+    share = f" / tensor_parallel_size {size}" if size > 1 else ""
     for index, layer in enumerate(model.layers):
         widths = {f"layers.{index} hidden_size": model.hidden_size}
         if isinstance(layer.mixer, AttentionConfig):
-            widths[f"layers.{index} num_heads * head_dim"] = layer.mixer.num_heads * layer.mixer.head_dim
+            width = layer.mixer.num_heads * layer.mixer.head_dim // size
+            widths[f"layers.{index} num_heads * head_dim{share}"] = width
         if isinstance(layer.feed_forward, MlpConfig):
-            widths[f"layers.{index} intermediate_size"] = layer.feed_forward.intermediate_size
+            widths[f"layers.{index} intermediate_size{share}"] = layer.feed_forward.intermediate_size // size
         for name, width in widths.items():
             if chosen.group_size and width % chosen.group_size:
+                on_ranks = " on so many ranks" if share and name.endswith(share) else ""
                 raise BuildError(
                     f"{name} is {width}, which groups of {chosen.group_size} do not divide, so {chosen.name} is not "
-                    "available for this model; int8 is"
+                    f"available for this model{on_ranks}; int8 is"
                 )

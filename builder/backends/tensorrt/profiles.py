@@ -42,6 +42,8 @@ def _profile(network: Network, plan: BuildPlan, tensorrt: TensorRtPlan, sizes: _
         InputRange("context_lengths", (1,), (common,), (most_sequences,)),
         InputRange(LOGIT_ROWS, (1,), (common,), (most_sequences,)),
     ]
+    if any(value.name == "token_sources" for value in network.graph.inputs):
+        ranges.append(InputRange("token_sources", (1,), (sizes.common_tokens,), (sizes.max_tokens,)))
     ranges += [
         InputRange(group.block_tables, (1, 1), (common, width), (most_sequences, width)) for group in network.kv_groups
     ]

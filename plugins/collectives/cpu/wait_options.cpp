@@ -7,8 +7,9 @@ std::string describe_stuck(std::size_t rank, const WaitOptions& options, std::si
   std::string seconds = std::to_string(static_cast<double>(options.rank_timeout.count()) / 1000);
   seconds.erase(seconds.find_last_not_of('0') + 1);
   if (seconds.back() == '.') seconds.pop_back();
-  return "rank " + std::to_string(rank) + " has made no progress for " + seconds + " s, while rank " +
-         std::to_string(waiting) + " waited for it " + what;
+  const std::string waiter = options.waiter.empty() ? "rank " + std::to_string(waiting) : options.waiter;
+  return "rank " + std::to_string(rank) + " has made no progress for " + seconds + " s, while " + waiter +
+         " waited for it " + what;
 }
 
 }  // namespace precast

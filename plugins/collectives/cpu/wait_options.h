@@ -13,6 +13,8 @@ struct WaitOptions {
   std::chrono::milliseconds rank_timeout{60'000};
   // How often to look before sleeping, about 40 ns each. 0 where ranks share processors.
   unsigned spins = 2'000;
+  // Of who waits, in reasons. "": "rank N".
+  std::string waiter{};
 };
 
 // Why ranks fail when `rank` has made no progress for rank_timeout while `waiting` waited for it `what`: "to send".

@@ -3,19 +3,17 @@
 The builder writes them as attributes of the ONNX node, but for the kernels; TensorRT keeps them all in the plan.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from precast.plugins.paged_attention.schema import DEVICE_KV_LAYOUTS, PagedAttentionAttributes
-
-PLUGIN_NAMESPACE = "precast"
-KERNELS = "kernels"
-"""Of one plugin of each set of kernels: the bytes of plugins/device. The others name the set."""
-KERNELS_SHA256 = "kernels_sha256"
+from precast.plugins.tensorrt.fields import PLUGIN_NAMESPACE as PLUGIN_NAMESPACE
+from precast.plugins.tensorrt.fields import FieldType, field_types, from_arrays, to_array
+from precast.plugins.tensorrt.kernel_sets import KERNELS as KERNELS
+from precast.plugins.tensorrt.kernel_sets import KERNELS_SHA256 as KERNELS_SHA256
 
 NUM_REQUIRED_INPUTS = 5
 POOL = 4
@@ -64,46 +62,16 @@ class PluginFields:
             "has_qk_norm": int(self.has_qk_norm),
             "has_sinks": int(self.has_sinks),
         }
-        return {name: _to_array(value) for name, value in values.items()}
+        return {name: to_array(value) for name, value in values.items()}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "PluginFields":
         """The reverse. Raises ValueError where a field is missing, or an attribute makes no sense."""
-        if missing := sorted(set(FIELD_TYPES) - set(arrays)):
-            raise ValueError(f"PagedAttention: the plugin lacks its field {', '.join(missing)}")
-        values: dict[str, Any] = {name: _from_array(kind, arrays[name]) for name, kind in FIELD_TYPES.items()}
+        values = from_arrays("PagedAttention", FIELD_TYPES, arrays)
         rest = [values.pop(name) for name in _OWN_FIELDS]
         return cls(PagedAttentionAttributes(**values), int(rest[0]), int(rest[1]), bool(rest[2]), bool(rest[3]))
 
 
 _OWN_FIELDS = ("rotary_dim", "num_frequencies", "has_qk_norm", "has_sinks")
-
-
-def _field_types() -> Iterable[tuple[str, type[int] | type[float] | type[str]]]:
-    kinds: dict[str, type[int] | type[float] | type[str]] = {"int": int, "float": float, "str": str}
-    for field in fields(PagedAttentionAttributes):
-        yield field.name, kinds[getattr(field.type, "__name__", str(field.type))]
-    for name in _OWN_FIELDS:
-        yield name, int
-
-
-FIELD_TYPES = dict(_field_types())
+FIELD_TYPES: dict[str, FieldType] = field_types(PagedAttentionAttributes) | dict.fromkeys(_OWN_FIELDS, int)
 """Every field that a node must have, and its type."""
-
-
-def read_text(array: NDArray[Any]) -> str:
-    """The text of a field of characters, which may end with a zero."""
-    return np.asarray(array).tobytes().rstrip(b"\0").decode("ascii")
-
-
-def _to_array(value: float | str) -> NDArray[Any]:
-    if isinstance(value, str):
-        return np.frombuffer(value.encode("ascii"), np.int8)
-    return np.array([value], np.int32 if isinstance(value, int) else np.float32)
-
-
-def _from_array(kind: type[int] | type[float] | type[str], array: NDArray[Any]) -> int | float | str:
-    if kind.__name__ == "str":
-        return read_text(array)
-    values = np.asarray(array).reshape(-1)
-    return int(values[0]) if kind.__name__ == "int" else float(values[0])

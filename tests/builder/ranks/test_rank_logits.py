@@ -4,11 +4,9 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from precast.builder.build import build_engine
 from precast.builder.build_config import BuildConfig
@@ -24,9 +22,8 @@ from precast.checkpoints.model_config import HeadConfig, ModelConfig
 from precast.checkpoints.ranks.mapping import Mapping
 from precast.checkpoints.ranks.partition import plan_partition
 from precast.checkpoints.ranks.rank_model import RankModel, rank_model
-from precast.checkpoints.ranks.stored_tensor import StoredTensor
-from precast.checkpoints.tensor_info import TensorInfo
 from tests.builder.graph_runner import Chunk, RanksRunner, network_runner, ranks_runner
+from tests.builder.rank_worlds import RandomSlices
 from tests.builder.worlds import FLOAT32, LAYER, MODEL, TIED, RandomTensors, finished, with_attention, with_mlp
 from tests.tiny_llama import PROMPTS, reference_logits
 
@@ -77,30 +74,6 @@ def all_ranks(
         run_passes(network, PIPELINE)
         runners.append(network_runner(network, tensors_of(rank)))
     return RanksRunner(mapping, runners)
-
-
-class Files:
-    """Tensors in memory, as the files of a checkpoint."""
-
-    def __init__(self, tensors: RandomTensors) -> None:
-        self.tensor = tensors.tensor
-        self.release = tensors.release
-
-    def info(self, name: str) -> TensorInfo:
-        array = self.tensor(name)
-        return TensorInfo("float32", array.shape, array.nbytes)
-
-
-class RandomSlices:
-    """A rank's slices of tensors in memory."""
-
-    def __init__(self, tensors: RandomTensors, rank: RankModel) -> None:
-        self._files = Files(tensors)
-        self._slices = rank.slices
-
-    def tensor(self, name: str) -> NDArray[Any]:
-        stored = StoredTensor.whole(name, self._files.info(name).shape)
-        return stored.read(self._files, self._slices[name])
 
 
 def in_memory(model: ModelConfig, tensor_size: int, pipeline_size: int) -> RanksRunner:

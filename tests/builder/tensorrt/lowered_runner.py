@@ -69,10 +69,11 @@ def graph_array(recipe: Recipe, stored: NDArray[Any]) -> NDArray[Any]:
 class LoweredRunner:
     """Token ids of one sequence -> the logits of every position, in one step."""
 
-    def __init__(self, network: Network, tensors: Any) -> None:
+    def __init__(self, network: Network, tensors: Any, collectives: Sequence[type[OpRun]] = ()) -> None:
+        """`collectives` are the plugins by which this rank meets others, if it does."""
         offsets = dict.fromkeys(network.weights, 0)
         model = onnx.ModelProto.FromString(weights_as_inputs(onnx_bytes(network, offsets)))
-        self._evaluator = ReferenceEvaluator(model, new_ops=[PagedAttention])
+        self._evaluator = ReferenceEvaluator(model, new_ops=[PagedAttention, *collectives])
         self._weights = {
             name: graph_array(recipe, recipe.materialise(tensors)) for name, recipe in network.weights.items()
         }
@@ -86,6 +87,11 @@ class LoweredRunner:
         self._tables = [group.block_tables for group in network.kv_groups]
 
     def __call__(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self.outputs(token_ids)["logits"]
+        return logits
+
+    def outputs(self, token_ids: Sequence[int], **changes: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """All outputs but pools. `changes` are other inputs than those of a step with one new sequence."""
         blocks = np.arange(-(-len(token_ids) // self._tokens_per_block))[::-1]
         inputs: dict[str, Any] = {
             "token_ids": token_ids,
@@ -93,9 +99,13 @@ class LoweredRunner:
             "context_lengths": [len(token_ids)],
             **dict.fromkeys(self._tables, blocks[None]),
             "logit_rows": range(len(token_ids)),
+            "token_sources": [-1] * len(token_ids),
+            "previous_tokens": [0] * 4,
+            **changes,
         }
         arrays = {name: np.array(value, np.int32) for name, value in inputs.items()}
-        logits, *pools = self._evaluator.run(None, {**arrays, **self._pools, **self._weights})
-        for name, pool in zip(self._pools, pools, strict=True):
-            self._pools[name] = pool
-        return np.asarray(logits)
+        results = self._evaluator.run(None, {**arrays, **self._pools, **self._weights})
+        outputs = dict(zip(self._evaluator.output_names, map(np.asarray, results), strict=True))
+        for name in self._pools:
+            self._pools[name] = outputs.pop(f"{name}.out")
+        return outputs

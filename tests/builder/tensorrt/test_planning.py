@@ -13,7 +13,9 @@ from precast.builder.build_config import BuildConfig
 from precast.builder.cache.key import cache_key, describe_build
 from precast.builder.errors import BuildError
 from precast.builder.plan import BuildPlan, TensorRtPlan, plan_build, plan_ranks
+from precast.checkpoints.errors import PartitionError
 from precast.checkpoints.model_config import ModelConfig
+from precast.checkpoints.ranks.mapping import Mapping
 from tests.builder.tensorrt.worlds import WIDE
 from tests.builder.worlds import MODEL, with_attention, with_mlp
 
@@ -37,9 +39,15 @@ def tensorrt_of(model: ModelConfig = WIDE, **options: Any) -> TensorRtPlan:
     return tensorrt
 
 
+def plan_all(model: ModelConfig, **options: Any) -> None:
+    """What a build decides before it starts."""
+    planned(model, **options)
+    plan_ranks(model, BuildConfig(**options), None, "tensorrt")
+
+
 def refused(model: ModelConfig = WIDE, **options: Any) -> str:
     with pytest.raises(BuildError) as raised:
-        planned(model, **options)
+        plan_all(model, **options)
     return str(raised.value)
 
 
@@ -134,6 +142,19 @@ class TestQuantization:
             with_attention(WIDE, num_heads=6, num_kv_heads=2), quantization="int4"
         )
 
+    def test_a_rank_without_whole_groups(self) -> None:
+        """128 columns of o are 64 on each of two ranks; rows may be divided as one likes."""
+        config = BuildConfig(quantization="int4", tensor_parallel_size=2)
+        assert refused(quantization="int4", tensor_parallel_size=2) == (
+            "layers.0 num_heads * head_dim / tensor_parallel_size 2 is 64, which groups of 128 do not divide, so int4 "
+            "is not available for this model on so many ranks; int8 is"
+        )
+        for fine in (replace(config, quantization="int8"), replace(config, quantization="nvfp4")):
+            assert plan_ranks(WIDE, fine, None, "tensorrt").mapping.world_size == 2
+        wide = with_mlp(with_attention(WIDE, num_heads=8), intermediate_size=384)
+        with pytest.raises(BuildError, match=r"intermediate_size / tensor_parallel_size 2 is 192, "):
+            plan_ranks(wide, config, None, "tensorrt")
+
     def test_quantised_weights_are_inside(self) -> None:
         assert refused(quantization="int8", weights="separate").startswith(
             "weights separate with quantization int8 is not available on TensorRT: "
@@ -184,11 +205,11 @@ def test_heads_that_the_kernels_lack_are_refused() -> None:
     assert text == "layers.0.mixer: num_heads / num_kv_heads 256 is not available on TensorRT; up to 128 is"
 
 
-def test_several_ranks_are_refused() -> None:
-    config = BuildConfig(tensor_parallel_size=2)
-    with pytest.raises(BuildError, match=r"^tensor_parallel_size 2 and pipeline_parallel_size 1 are not available on"):
-        plan_ranks(WIDE, config, None, "tensorrt")
-    assert plan_ranks(WIDE, config, None).mapping.world_size == 2
+def test_several_ranks() -> None:
+    config = BuildConfig(tensor_parallel_size=2, pipeline_parallel_size=2)
+    assert plan_ranks(WIDE, config, None, "tensorrt").mapping == Mapping.of(2, 2)
+    with pytest.raises(PartitionError, match=r"^tensor_parallel_size 3 does not divide TinyForCausalLM: "):
+        plan_ranks(WIDE, BuildConfig(tensor_parallel_size=3), None, "tensorrt")
 
 
 @pytest.mark.parametrize(

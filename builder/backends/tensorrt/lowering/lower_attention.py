@@ -9,7 +9,7 @@ from precast.builder.network.network import DTYPES, Network
 from precast.builder.network.nodes import input_at, required_input
 from precast.builder.plan import BuildPlan
 from precast.plugins.paged_attention import schema as paged_attention
-from precast.plugins.paged_attention.tensorrt.fields import PLUGIN_NAMESPACE
+from precast.plugins.tensorrt.fields import PLUGIN_NAMESPACE
 
 POOL = 4
 """PagedAttention's input that is written in place."""

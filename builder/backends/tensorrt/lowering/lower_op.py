@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from precast.builder.network.network import Network
@@ -36,3 +37,10 @@ def replace_node(graph: ir.Graph, node: ir.Node, replacements: Sequence[ir.Node]
     graph.insert_before(node, replacements)
     ir.convenience.replace_all_uses_with(list(node.outputs), list(outputs), replace_graph_outputs=True)
     graph.remove(node, safe=True)
+
+
+def constant_node(name: str, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> ir.Node:
+    """A constant in the graph itself: an initialiser would be one of the weights, which others may replace."""
+    tensor = ir.tensor(array, name=name)
+    output = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
+    return ir.Node("", "Constant", [], [ir.AttrTensor("value", tensor)], outputs=[output], name=name)

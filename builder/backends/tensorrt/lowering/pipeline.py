@@ -1,8 +1,10 @@
 """The passes of a build for TensorRT, in order."""
 
 from precast.builder.backends.tensorrt.lowering.check_lowered import CheckLowered
+from precast.builder.backends.tensorrt.lowering.choose_tokens import ChooseTokens
 from precast.builder.backends.tensorrt.lowering.lower_activations import LowerActivations
 from precast.builder.backends.tensorrt.lowering.lower_attention import LowerAttention
+from precast.builder.backends.tensorrt.lowering.lower_collectives import LowerCollectives
 from precast.builder.backends.tensorrt.lowering.lower_embeddings import LowerEmbeddings
 from precast.builder.backends.tensorrt.lowering.lower_linears import LowerLinears
 from precast.builder.backends.tensorrt.lowering.lower_norms import LowerNorms
@@ -22,5 +24,7 @@ def tensorrt_passes(plan: BuildPlan) -> tuple[Pass, ...]:
         LowerLinears(plan),
         LowerEmbeddings(plan),
         LowerAttention(plan),
+        LowerCollectives(plan),
+        ChooseTokens(plan),
         CheckLowered(),
     )

@@ -19,8 +19,8 @@ IR_VERSION = 11
 class UseHalf(Pass):
     """Give every activation the dtype of the build, bfloat16 or float16. TensorRT's networks are strongly typed.
 
-    1. The outputs of all nodes that were float32 are of the build's dtype; the graph's output `logits` is float32
-       still, by a Cast.
+    1. The outputs of all nodes that were float32 are of the build's dtype; the graph's output `logits`, if
+       it has one, is float32 still, by a Cast.
     2. Plain weights are of the build's dtype, except those that PagedAttention reads, which computes with them in
        float32.
     3. The graph has OPSET and IR_VERSION.
@@ -38,7 +38,8 @@ class UseHalf(Pass):
                 if value.dtype == ir.DataType.FLOAT:
                     value.dtype = DTYPES[self._dtype]
         for output in list(network.graph.outputs):
-            _cast_to_float(network.graph, output)
+            if output.name == LOGITS:
+                _cast_to_float(network.graph, output)
         # 2.
         for name, recipe in list(network.weights.items()):
             value = network.graph.initializers[name]

@@ -1,0 +1,1 @@
+"""AllGather as a plugin of TensorRT."""

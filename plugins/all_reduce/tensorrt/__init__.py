@@ -1,0 +1,1 @@
+"""AllReduce as a plugin of TensorRT."""

@@ -1,0 +1,1 @@
+"""Receive as a plugin of TensorRT."""

@@ -1,0 +1,1 @@
+"""Send as a plugin of TensorRT."""
