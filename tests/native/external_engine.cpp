@@ -1,7 +1,10 @@
 #include "tests/native/external_engine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
+
+#include "tests/native/candidates_of.h"
 
 namespace precast::test {
 
@@ -18,6 +21,7 @@ precast_session_table_t CountingTable::table() {
     properties->num_blocks = self->num_blocks;
     properties->max_in_flight = self->max_in_flight;
     properties->chooses_tokens = self->chooses_tokens ? 1 : 0;
+    if (self->max_candidates > 0) properties->max_candidates = self->max_candidates;  // else as an older session, which has none
     *session = self;
     return nullptr;
   };
@@ -61,19 +65,46 @@ precast_error_t* CountingTable::collect(std::uint64_t id, precast_step_result_t*
   for (const std::int32_t token : tokens) CHECK(token >= 0 && token < vocab_size);
   if (std::ranges::find(tokens, poison) != tokens.end()) return precast_error_new(PRECAST_ERROR_IO, "poisoned");
   std::vector<std::int32_t>& chosen = chosen_[id];
+  given_.clear();
   logits_.clear();
+  candidate_ids_.clear();
+  candidate_logits_.clear();
+  log_sums_.clear();
   for (std::size_t r = 0; r < view.num_logit_rows; ++r) {
     const std::int32_t next = (tokens.at(static_cast<std::size_t>(view.logit_rows[r])) + 1) % vocab_size;
     chosen.push_back(next);
-    if (view.needs_logits[r] == 0) continue;
-    const std::size_t start = logits_.size();
-    logits_.resize(start + vocab_size, 0.0F);
-    logits_[start + static_cast<std::size_t>(next)] = 4.0F;
+    given_.push_back(next == last + 1 ? -1 : next);
+    std::vector<float> row(vocab_size, 0.0F);
+    row[static_cast<std::size_t>(next)] = 4.0F;
+    CHECK(view.needs_logits[r] == 0 || view.num_candidates[r] == 0);
+    if (view.needs_logits[r] != 0) {
+      logits_.insert(logits_.end(), row.begin(), row.end());
+      ++num_whole_rows;
+    } else if (view.num_candidates[r] > 0) {
+      give_candidates(row, view.num_candidates[r]);
+    }
   }
   chosen_.erase(chosen_.begin(), chosen_.lower_bound(id > 8 ? id - 8 : 0));
   result->logits = logits_.data();
-  result->token_ids = chosen.data();
+  result->token_ids = given_.data();
+  if (max_candidates == 0) return nullptr;
+  result->candidate_ids = candidate_ids_.data();
+  result->candidate_logits = candidate_logits_.data();
+  result->log_sums = log_sums_.data();
+  spoil(*result);
   return nullptr;
+}
+
+/// Behind what is asked for stands what nobody may look at.
+void CountingTable::give_candidates(const std::vector<float>& row, std::int32_t count) {
+  CHECK(count <= static_cast<std::int32_t>(max_candidates));
+  const FoundCandidates found = candidates_of(row, static_cast<std::size_t>(count));
+  ++num_rows_of_candidates;
+  log_sums_.push_back(found.log_sum);
+  candidate_ids_.insert(candidate_ids_.end(), found.ids.begin(), found.ids.end());
+  candidate_ids_.resize(log_sums_.size() * max_candidates, -7);
+  candidate_logits_.insert(candidate_logits_.end(), found.logits.begin(), found.logits.end());
+  candidate_logits_.resize(log_sums_.size() * max_candidates, std::nanf(""));
 }
 
 TemporaryDirectory& external_engine_directory() {

@@ -144,6 +144,7 @@ class ModelSession {
     CHECK(batch.num_sequences() <= config_.max_batch_size);
     CHECK_EQ(batch.num_sequences(), step.sequences.size());
     CHECK_EQ(batch.needs_logits.size(), batch.logit_rows.size());
+    CHECK_EQ(batch.num_candidates.size(), batch.logit_rows.size());
     std::size_t row = 0;
     std::size_t source = 0;
     std::size_t logit_row = 0;
@@ -162,11 +163,25 @@ class ModelSession {
         check_source(from, *sequence.request, position);
       }
       if (!sequence.wants_logits) continue;
-      CHECK_EQ(batch.logit_rows.at(logit_row++), static_cast<std::int32_t>(row) - 1);
+      CHECK_EQ(batch.logit_rows.at(logit_row), static_cast<std::int32_t>(row) - 1);
+      check_needs(batch, logit_row++, sequence.request->sampling);
     }
     CHECK_EQ(source, batch.token_sources.size());
     CHECK_EQ(logit_row, batch.logit_rows.size());
     CHECK_EQ(batch.query_starts.back(), static_cast<std::int32_t>(row));
+  }
+
+  /// One of three, and one that this session can give and the request can do with.
+  void check_needs(const StepBatch& batch, std::size_t logit_row, const SamplingParams& sampling) const {
+    const auto num_candidates = static_cast<std::size_t>(batch.num_candidates.at(logit_row));
+    if (batch.needs_logits.at(logit_row) != 0) {
+      CHECK_EQ(num_candidates, 0U);
+    } else if (num_candidates == 0) {
+      CHECK(config_.session_chooses_tokens && is_greedy(sampling) && sampling.num_logprobs < 0);
+    } else {
+      CHECK(num_candidates <= config_.max_candidates);
+      CHECK_EQ(batch.num_candidates.at(logit_row), num_candidates_needed(sampling));
+    }
   }
 
   void check_source(const TokenSource& source, const Request& request, std::size_t position) const {
@@ -174,6 +189,8 @@ class ModelSession {
     for (const auto& step : in_flight_) {
       if (step->batch.id != source.source_step) continue;
       const std::int32_t row = step->batch.logit_rows.at(static_cast<std::size_t>(source.source_row));
+      CHECK_EQ(step->batch.needs_logits.at(static_cast<std::size_t>(source.source_row)), 0);
+      CHECK(is_greedy(request.sampling));
       std::size_t s = 0;
       while (step->batch.query_starts[s + 1] <= row) ++s;
       CHECK(step->sequences[s].request.get() == &request);

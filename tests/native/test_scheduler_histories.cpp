@@ -41,6 +41,7 @@ class History {
     config.max_num_tokens = config.max_batch_size + below(12);
     config.max_in_flight = 1 + below(3);
     config.session_chooses_tokens = chance(50);
+    config.max_candidates = chance(50) ? 0 : 1 + below(vocab_size);
     config.kv.tokens_per_block = 1 + below(5);
     config.kv.windows = windows[below(windows.size())];
     config.kv.reuse = chance(90);
@@ -104,6 +105,12 @@ class History {
     first_sequence.token_ids = prompt;
     first_sequence.sampling.max_tokens = static_cast<std::int32_t>(1 + below(max_length_ - prompt.size()));
     first_sequence.sampling.temperature = chance(70) ? 0.0F : 1.0F;
+    if (chance(30)) first_sequence.sampling.top_k = static_cast<std::int32_t>(below(vocab_size + 1));
+    if (chance(30)) first_sequence.sampling.num_logprobs = static_cast<std::int32_t>(below(vocab_size + 1));
+    if (chance(15)) {
+      const auto max_tokens = static_cast<std::size_t>(first_sequence.sampling.max_tokens);
+      first_sequence.sampling.min_tokens = static_cast<std::int32_t>(below(max_tokens + 1));
+    }
     if (chance(15)) first_sequence.sampling.stop_token_ids = {static_cast<std::int32_t>(below(vocab_size))};
     first_sequence.use_logits_processor = chance(10);
     first_sequence.priority = 0.25F * static_cast<float>(1 + below(3));
@@ -211,7 +218,8 @@ class History {
     std::vector<std::int32_t> expected(truth.begin() + static_cast<std::ptrdiff_t>(request.num_prompt_tokens), truth.end());
     FinishReason reason = FinishReason::length;
     if (!request.sampling.stop_token_ids.empty()) {
-      const auto stop = std::ranges::find(expected, request.sampling.stop_token_ids.front());
+      const auto stop = std::find(expected.begin() + request.sampling.min_tokens, expected.end(),
+                                  request.sampling.stop_token_ids.front());
       if (stop != expected.end()) {
         expected.erase(stop + 1, expected.end());
         reason = FinishReason::stop;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "runtime/native/src/concat.h"
+#include "runtime/native/src/result_rows.h"
 
 namespace precast {
 namespace {
@@ -370,44 +371,45 @@ bool Engine::do_or_fail(const ScheduledStep& step, const std::function<void()>& 
   }
 }
 
-SamplingRow Engine::sampling_row(const Request& request) const {
-  return {.logits = {},
-          .params = &request.sampling,
-          .token_ids = request.token_ids,
-          .num_prompt_tokens = request.num_prompt_tokens,
-          .sequence = request.sequence,
-          .request_id = request.group->id,
-          .wants_processor = request.use_logits_processor};
-}
-
 std::vector<SamplingRow> Engine::rows_for_processor(const ScheduledStep& step) const {
   std::vector<SamplingRow> rows;
   for (const ScheduledSequence& sequence : step.sequences) {
-    if (sequence.wants_logits && sequence.request->use_logits_processor) rows.push_back(sampling_row(*sequence.request));
+    if (sequence.wants_logits && sequence.request->use_logits_processor) rows.push_back(sequence.request->sampling_row());
   }
   return rows;
 }
 
+namespace {
+
+/// Of a row of which the session has chosen none.
+Error no_token_error(std::size_t position) {
+  return Error(ErrorCode::internal,
+               concat("the logits for position ", position, " hold NaN or no finite largest value: the weights or this ",
+                      "prompt overflow; `precast verify` checks the engine's files"));
+}
+
+}  // namespace
+
 /// One token for each sequence that wants logits: the session's own choice, or ours.
 std::vector<SampledToken> Engine::sample(const ScheduledStep& step, const StepResult& result) {
-  const auto vocab_size = static_cast<std::size_t>(limits_.vocab_size);
   std::vector<SampledToken> tokens(step.batch.logit_rows.size());
   std::vector<SamplingRow> rows;
   std::vector<std::size_t> places;  // of the rows in tokens
-  std::size_t row = 0;
-  std::size_t num_logits = 0;
+  std::size_t next_place = 0;
+  ResultRows result_rows(step.batch, result, static_cast<std::size_t>(limits_.vocab_size), session_->max_candidates());
   for (const ScheduledSequence& sequence : step.sequences) {
     if (!sequence.wants_logits) continue;
-    const std::size_t place = row++;
-    const bool is_ours = !session_->chooses_tokens() || step.batch.needs_logits[place] != 0;
-    const std::size_t logits_row = is_ours ? num_logits++ : 0;
+    const std::size_t place = next_place++;
+    const ResultRow row = result_rows.next();
     if (sequence.is_stale()) continue;
-    if (!is_ours) {
-      tokens[place].token_id = result.token_ids[place];
+    if (row.logits.empty() && row.candidates.ids.empty()) {
+      tokens[place].token_id = row.chosen;
+      if (row.chosen < 0) tokens[place].error = no_token_error(sequence.request->token_ids.size());
       continue;
     }
-    rows.push_back(sampling_row(*sequence.request));
-    rows.back().logits = result.logits.subspan(logits_row * vocab_size, vocab_size);
+    rows.push_back(sequence.request->sampling_row());
+    rows.back().logits = row.logits;
+    rows.back().candidates = row.candidates;
     places.push_back(place);
   }
   std::vector<SampledToken> sampled = sampler_.sample(rows, settings_.logits_processor.get());

@@ -128,7 +128,6 @@ class Engine {
   bool do_or_fail(const ScheduledStep& step, const std::function<void()>& work);
   std::vector<SamplingRow> rows_for_processor(const ScheduledStep& step) const;
   std::vector<SampledToken> sample(const ScheduledStep& step, const StepResult& result);
-  SamplingRow sampling_row(const Request& request) const;
   void record(const ScheduledStep& step, std::int64_t start_ns);
   void publish();
   void count_unscheduled();

@@ -64,6 +64,7 @@ void Model::compute_logits(std::span<const std::int32_t> token_ids, std::span<fl
     batch.logit_rows.resize(chunk.size());
     std::iota(batch.logit_rows.begin(), batch.logit_rows.end(), 0);
     batch.needs_logits.assign(chunk.size(), 1);
+    batch.num_candidates.assign(chunk.size(), 0);
     session_->enqueue(batch);
     const StepResult result = session_->collect(batch.id);
     std::copy(result.logits.begin(), result.logits.end(), logits.begin() + static_cast<std::ptrdiff_t>(start * vocab_size));

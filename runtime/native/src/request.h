@@ -9,6 +9,7 @@
 
 #include "runtime/native/src/error.h"
 #include "runtime/native/src/kv_cache.h"
+#include "runtime/native/src/sampling/logits_processor.h"
 #include "runtime/native/src/sampling/sampled_token.h"
 #include "runtime/native/src/sampling/sampling_params.h"
 
@@ -65,6 +66,16 @@ struct Request {
     return num_prompt_tokens + static_cast<std::size_t>(sampling.max_tokens);
   }
   bool finished() const noexcept { return finish_reason != FinishReason::none; }
+
+  /// What its next token is sampled by; of logits and candidates nothing. Valid until a token is added.
+  SamplingRow sampling_row() const {
+    return {.params = &sampling,
+            .token_ids = token_ids,
+            .num_prompt_tokens = num_prompt_tokens,
+            .sequence = sequence,
+            .request_id = group->id,
+            .wants_processor = use_logits_processor};
+  }
 };
 
 /// The more important request first: higher priority, then earlier arrival.

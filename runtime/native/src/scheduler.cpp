@@ -4,6 +4,8 @@
 #include <stdexcept>
 
 #include "runtime/native/src/concat.h"
+#include "runtime/native/src/sampling/candidates.h"
+#include "runtime/native/src/sampling/logit_edits.h"
 
 namespace precast {
 
@@ -60,7 +62,26 @@ ScheduledStep Scheduler::schedule(std::int64_t now_ns) {
 bool Scheduler::runs_ahead(const Request& request) const noexcept {
   const SamplingParams& sampling = request.sampling;
   return config_.session_chooses_tokens && !request.use_logits_processor && is_greedy(sampling) &&
-         !changes_logits(sampling) && sampling.num_logprobs < 0;
+         !changes_logits(sampling, request.num_output_tokens()) &&
+         (sampling.num_logprobs < 0 || has_candidates_for(sampling));
+}
+
+/// Whether the most likely tokens that the session can give are enough where nothing edits the logits.
+bool Scheduler::has_candidates_for(const SamplingParams& sampling) const noexcept {
+  const auto num_needed = static_cast<std::size_t>(num_candidates_needed(sampling));
+  return num_needed > 0 && num_needed <= config_.max_candidates;
+}
+
+/// The least that is enough to choose the request's next token: whole rows are what takes a device and its host longest.
+Scheduler::RowNeeds Scheduler::row_needs(const Request& request) const {
+  const SamplingParams& sampling = request.sampling;
+  const SamplingRow row = request.sampling_row();
+  if (row.wants_processor || LogitEdits::is_any_before_processor(row) || LogitEdits::is_any_penalty(row)) {
+    return {.logits = true};
+  }
+  if (config_.session_chooses_tokens && is_greedy(sampling) && sampling.num_logprobs < 0) return {};
+  if (has_candidates_for(sampling)) return {.num_candidates = num_candidates_needed(sampling)};
+  return {.logits = true};
 }
 
 std::size_t Scheduler::num_pending_tokens(const Request& request) const noexcept {
@@ -201,7 +222,9 @@ void Scheduler::describe(const std::shared_ptr<Request>& request, std::size_t nu
   if (wants_logits) {
     request->pending.push_back({batch.id, static_cast<std::int32_t>(batch.logit_rows.size())});
     batch.logit_rows.push_back(static_cast<std::int32_t>(batch.token_ids.size()) - 1);
-    batch.needs_logits.push_back(runs_ahead(*request) ? 0 : 1);
+    const RowNeeds needs = row_needs(*request);
+    batch.needs_logits.push_back(needs.logits ? 1 : 0);
+    batch.num_candidates.push_back(needs.num_candidates);
   }
   const std::size_t prompt_left = request->num_prompt_tokens - std::min(request->num_prompt_tokens, start);
   const std::size_t num_prompt_tokens = std::min(prompt_left, num_tokens);

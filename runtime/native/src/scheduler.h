@@ -27,6 +27,7 @@ struct SchedulerConfig {
   std::size_t max_num_tokens = 2048;   ///< tokens in one step; >= max_batch_size
   std::size_t max_in_flight = 1;       ///< of the session
   bool session_chooses_tokens = false;
+  std::size_t max_candidates = 0;      ///< of the session
   KvCacheConfig kv;
 };
 
@@ -113,6 +114,12 @@ class Scheduler {
   void check_integrity() const;
 
  private:
+  /// What a session is to give of a row; StepBatch::needs_logits and num_candidates. Neither: its own choice of a token.
+  struct RowNeeds {
+    bool logits = false;
+    std::int32_t num_candidates = 0;
+  };
+
   /// How much of max_num_tokens is left, and for whom.
   struct Budget {
     std::size_t num_tokens = 0;
@@ -123,6 +130,8 @@ class Scheduler {
 
   std::size_t num_pending_tokens(const Request& request) const noexcept;
   bool runs_ahead(const Request& request) const noexcept;
+  bool has_candidates_for(const SamplingParams& sampling) const noexcept;
+  RowNeeds row_needs(const Request& request) const;
   Budget new_budget() const;
   std::size_t num_generating_in_a_step() const;
   bool advance(std::size_t index, Budget& budget, ScheduledStep& step);

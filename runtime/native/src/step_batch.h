@@ -38,7 +38,9 @@ struct StepBatch {
   std::vector<int32_t> context_lengths;  // [S], row i of sequence s is at position context_lengths[s] - rows(s) + i >= 0
   std::vector<BlockTable> block_tables;  // one for each KV group
   std::vector<int32_t> logit_rows;       // [R], ascending rows of [0, T) whose logits are wanted; R may be 0
-  std::vector<uint8_t> needs_logits;     // [R]; 0: the token that the session chooses will do
+  std::vector<uint8_t> needs_logits;     // [R]; 1: the whole row. 0: the token that the session chooses will do, or
+  std::vector<int32_t> num_candidates;   // [R]; so many of the row's most likely tokens; 0: none. Not 0 only where
+                                         // needs_logits is 0, and at most Session::max_candidates()
   std::vector<TokenSource> token_sources;  // ascending in row; only for sessions that choose tokens
 
   std::size_t num_tokens() const noexcept { return token_ids.size(); }

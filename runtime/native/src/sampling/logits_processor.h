@@ -6,6 +6,7 @@
 #include <span>
 
 #include "runtime/native/src/error.h"
+#include "runtime/native/src/sampling/candidates.h"
 #include "runtime/native/src/sampling/sampling_params.h"
 
 namespace precast {
@@ -19,6 +20,7 @@ struct SamplingRow {
   std::uint32_t sequence = 0;                  ///< tells sequences with one seed apart, such as the children of n > 1
   std::uint64_t request_id = 0;                ///< for a LogitsProcessor to know whose row it is
   bool wants_processor = false;                ///< the LogitsProcessor sees this row
+  Candidates candidates{};                     ///< if there are any, in place of logits; only where no edit is asked for
 
   std::span<const std::int32_t> output_token_ids() const { return token_ids.subspan(num_prompt_tokens); }
 };

@@ -36,6 +36,8 @@ struct Row {
   std::size_t num_tokens = 0;
   const float* block_max = nullptr;  ///< num_row_blocks of them
   float max = 0.0F;                  ///< the largest logit
+  const float* largest = nullptr;    ///< the num_largest largest logits in descending order, where they are known
+  std::size_t num_largest = 0;
 };
 
 }  // namespace precast

@@ -20,6 +20,16 @@ std::optional<Error> find_raw_error(const RowScan& scan, const SamplingRow& row)
                       ": the weights or this prompt overflow; `precast verify` checks the engine's files"));
 }
 
+/// NaN or infinity anywhere in the row shows in one of the two, whatever the session made of the candidates.
+std::optional<Error> find_candidates_error(const SamplingRow& row) {
+  const Candidates& candidates = row.candidates;
+  if (std::isfinite(candidates.logits.front()) && std::isfinite(candidates.log_sum)) return std::nullopt;
+  return Error(ErrorCode::internal,
+               concat("of the logits for position ", row.token_ids.size(), " the largest is ", candidates.logits.front(),
+                      " and the log of the sum of exp(logit) ",
+                      candidates.log_sum, ": the weights or this prompt overflow; `precast verify` checks the engine's files"));
+}
+
 std::optional<Error> find_edited_error(const RowScan& scan, const SamplingRow& row) {
   if (!scan.has_nan && std::isfinite(scan.max)) return std::nullopt;
   if (!scan.has_nan && scan.max < 0.0F) {
@@ -41,7 +51,8 @@ std::vector<SampledToken> Sampler::sample(std::span<const SamplingRow> rows, Log
   std::vector<SampledToken> sampled(rows.size());
   const std::vector<std::span<float>> processed = process(rows, processor, sampled);
   for (std::size_t r = 0; r < rows.size(); ++r) {
-    if (!sampled[r].error) sampled[r] = sample_row(rows[r], processed[r]);
+    if (sampled[r].error) continue;
+    sampled[r] = rows[r].candidates.ids.empty() ? sample_row(rows[r], processed[r]) : sample_candidates(rows[r]);
   }
   return sampled;
 }
@@ -111,10 +122,23 @@ SampledToken Sampler::sample_row(const SamplingRow& row, std::span<float> proces
     chosen_from = {edited.data(), edited.size(), edited_block_max_.data(), edited_scan.max};
     mass = edited_scan.mass;
   }
-  sampled.token_id =
-      choose(chosen_from, mass, params, {params.seed, row.sequence, static_cast<std::uint32_t>(row.token_ids.size())});
+  sampled.token_id = choose(chosen_from, mass, row);
   if (params.num_logprobs >= 0) {
-    sampled.logprobs = find_logprobs(raw, raw_scan.mass, sampled.token_id, params.num_logprobs);
+    sampled.logprobs = find_logprobs(raw, log64(raw_scan.mass), sampled.token_id, params.num_logprobs);
+  }
+  return sampled;
+}
+
+SampledToken Sampler::sample_candidates(const SamplingRow& row) {
+  const Candidates& candidates = row.candidates;
+  SampledToken sampled{.token_id = -1, .error = find_candidates_error(row)};
+  if (sampled.error) return sampled;
+  const CandidateRow candidate_row(candidates, candidate_memory_);
+  const Row raw = candidate_row.row();
+  sampled.token_id = choose(raw, 0.0, row);
+  if (row.params->num_logprobs >= 0) {
+    const double log_mass = static_cast<double>(candidates.log_sum) - static_cast<double>(raw.max);
+    sampled.logprobs = find_logprobs(raw, log_mass, sampled.token_id, row.params->num_logprobs);
   }
   return sampled;
 }
@@ -125,8 +149,10 @@ RowScan Sampler::scan(std::span<const float> logits, std::vector<float>& block_m
   return kernels_.scan(logits.data(), logits.size(), block_max.data(), copy, mass_temperature);
 }
 
-/// `mass` of the row at the request's temperature; 0: not known.
-std::int32_t Sampler::choose(const Row& row, double mass, const SamplingParams& params, const NoiseKey& key) {
+/// The token of `asked` from `row`. `mass` of the row at the request's temperature; 0: not known.
+std::int32_t Sampler::choose(const Row& row, double mass, const SamplingRow& asked) {
+  const SamplingParams& params = *asked.params;
+  const NoiseKey key{params.seed, asked.sequence, static_cast<std::uint32_t>(asked.token_ids.size())};
   const std::int32_t most_likely = find_most_likely(row);
   if (params.temperature < min_temperature) return most_likely;
   Place end = end_of_row;
@@ -154,10 +180,9 @@ std::int32_t Sampler::draw_from_nucleus(const Row& row, std::int32_t most_likely
 
 // ------------------------------------------------------------------------------------------------------------ logprobs
 
-/// `mass` of the raw logits at temperature 1.
-std::vector<TokenLogprob> Sampler::find_logprobs(const Row& raw, double mass, std::int32_t sampled,
+/// `log_mass`: the logarithm of the mass of the raw logits at temperature 1.
+std::vector<TokenLogprob> Sampler::find_logprobs(const Row& raw, double log_mass, std::int32_t sampled,
                                                  std::int32_t num_most_likely) {
-  const double log_mass = log64(mass);
   std::vector<TokenLogprob> logprobs;
   const auto add = [&](const Place& place, std::size_t num_before) {
     // The difference first: a logarithm would be lost in a huge logit.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "plugins/cpu/kernel.h"
+#include "runtime/native/src/sampling/candidates.h"
 #include "runtime/native/src/sampling/logit_edits.h"
 #include "runtime/native/src/sampling/logits_processor.h"
 #include "runtime/native/src/sampling/row_kernels.h"
@@ -42,13 +43,19 @@ namespace precast {
 ///
 /// Sums of probabilities (top_p, logprobs) are right to about 1e-6, and so is where top_p ends.
 ///
+/// A row of which there are only candidates gives the tokens, logprobs and ranks of the whole row, provided that nothing
+/// edits it (steps 2 to 7) and that there are num_candidates_needed of them: all kept tokens are then among them, and noise
+/// belongs to ids. Logprobs are as exact as Candidates::log_sum. One thing can differ: where logits tie exactly at the edge of
+/// the candidates, the session decides which of the equals is one, not the smaller id.
+///
 /// Holds scratch memory only; one per thread.
 class Sampler {
  public:
   explicit Sampler(KernelLevel level = best_kernel_level());
 
   /// One result for each row. An error ends the request of its row alone: raw logits that hold NaN or no finite largest
-  /// value (internal), a row in which everything has been masked (invalid_argument), a failure of the processor.
+  /// value, candidates whose largest logit or log_sum is not finite (internal), a row in which everything has been masked
+  /// (invalid_argument), a failure of the processor.
   /// Throws std::logic_error when a row wants a processor and there is none.
   std::vector<SampledToken> sample(std::span<const SamplingRow> rows, LogitsProcessor* processor = nullptr);
 
@@ -57,15 +64,17 @@ class Sampler {
                                         std::vector<SampledToken>& sampled);
   SampledToken sample_row(const SamplingRow& row, std::span<float> processed);
   RowScan scan(std::span<const float> logits, std::vector<float>& block_max, float* copy, float mass_temperature) const;
-  std::int32_t choose(const Row& row, double mass, const SamplingParams& params, const NoiseKey& key);
+  SampledToken sample_candidates(const SamplingRow& row);
+  std::int32_t choose(const Row& row, double mass, const SamplingRow& asked);
   std::int32_t draw_from_nucleus(const Row& row, std::int32_t most_likely, Place end, double nucleus_mass,
                                  float temperature, const NoiseKey& key) const;
-  std::vector<TokenLogprob> find_logprobs(const Row& raw, double mass, std::int32_t sampled,
+  std::vector<TokenLogprob> find_logprobs(const Row& raw, double log_mass, std::int32_t sampled,
                                           std::int32_t num_most_likely);
 
   const RowKernels& kernels_;
   TokenSelection selection_;
   LogitEdits edits_;
+  CandidateMemory candidate_memory_;
   std::vector<float> raw_block_max_;
   std::vector<float> edited_block_max_;
   std::vector<float> edited_;     // one row: a copy with the changes that its request asks for

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -40,11 +41,11 @@ inline constexpr float min_temperature = 1e-5F;
 /// Whether the largest logit is taken.
 inline bool is_greedy(const SamplingParams& params) noexcept { return params.temperature < min_temperature; }
 
-/// Whether a greedy choice depends on more than the model's own logits.
-inline bool changes_logits(const SamplingParams& params) noexcept {
-  return params.min_tokens > 0 || params.repetition_penalty != 1.0F || params.presence_penalty != 0.0F ||
-         params.frequency_penalty != 0.0F || !params.bad_words.empty() || !params.allowed_token_ids.empty() ||
-         !params.logit_bias.empty();
+/// Whether a greedy choice, behind `num_output_tokens` or later, may depend on more than the model's own logits.
+inline bool changes_logits(const SamplingParams& params, std::size_t num_output_tokens) noexcept {
+  return num_output_tokens < static_cast<std::size_t>(params.min_tokens) || params.repetition_penalty != 1.0F ||
+         params.presence_penalty != 0.0F || params.frequency_penalty != 0.0F || !params.bad_words.empty() ||
+         !params.allowed_token_ids.empty() || !params.logit_bias.empty();
 }
 
 /// Throws Error(invalid_argument) that names the field, its rule and its value, such as "top_p must be in (0, 1], got 1.5".

@@ -38,6 +38,7 @@ std::span<Place> TokenSelection::most_likely(const Row& row, std::size_t count) 
 
 /// A logit that at least `count` tokens reach, and not many more.
 float TokenSelection::find_bound(const Row& row, std::size_t count) {
+  if (count <= row.num_largest) return row.largest[count - 1];
   const std::size_t num_blocks = num_row_blocks(row.num_tokens);
   if (count <= num_blocks) {  // the tokens that are the largest of their block are so many already
     block_max_.assign(row.block_max, row.block_max + num_blocks);
