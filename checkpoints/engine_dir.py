@@ -149,7 +149,11 @@ def copy_engine(
 def write_verification(directory: str | os.PathLike[str], report: Mapping[str, object]) -> None:
     """Write verification.json into an engine, complete or not at all. Raises EngineIOError."""
     data = json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
-    path = Path(directory) / VERIFICATION_NAME
+    replace_file(Path(directory) / VERIFICATION_NAME, data)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file that the manifest does not list into an engine, complete or not at all. Raises EngineIOError."""
     temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         temporary.write_bytes(data)

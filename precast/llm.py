@@ -41,7 +41,9 @@ class LLM(GenerateMethods, StatsMethods):
         dtype: of the weights in a build: "auto", "float32", "bfloat16", or "float16" (stored as bfloat16).
         revision: of a hub id.
         tokenizer_revision: of a hub id's tokenizer; must be ``revision`` or None.
-        backend: None or "onnxruntime".
+        backend: "onnxruntime", which runs on the CPU, or "tensorrt", on NVIDIA GPUs, each rank in a process of its own.
+            None: what the engine was built for; where one is built, "onnxruntime". A plan for TensorRT is built for
+            ``max_batch_size`` and ``max_num_tokens``, where they are given.
         **options: for building, ``kv_cache_dtype`` ("auto", "float32", "bfloat16") and ``tokens_per_block``.
             ``enable_build_cache``, False by default, keeps what is built for the next time, in a cache of limited
             size: True, or a BuildCacheConfig or a mapping of its members for where and how much. The engine is used
@@ -85,10 +87,23 @@ class LLM(GenerateMethods, StatsMethods):
         self._request_ids = itertools.count()
         if is_engine_dir(Path(model)):
             _refuse_build_options(model, dtype, revision, sorted_options)
-            _check_sizes(Path(model), tensor_parallel_size, sorted_options.pipeline_parallel_size)
+            _check_built(Path(model), tensor_parallel_size, sorted_options.pipeline_parallel_size, backend)
             self.engine_dir = Path(model)
         else:
-            self.engine_dir = self._build(model, tokenizer, dtype, tensor_parallel_size, revision, sorted_options)
+            build_options = {
+                "dtype": dtype,
+                "max_seq_len": sorted_options.max_seq_len,
+                "tensor_parallel_size": tensor_parallel_size,
+                "pipeline_parallel_size": sorted_options.pipeline_parallel_size,
+                "revision": revision,
+                "tokenizer": tokenizer,
+                "backend": backend or "onnxruntime",
+                **sorted_options.build,
+            }
+            if backend == "tensorrt":
+                limits = ("max_batch_size", "max_num_tokens")
+                build_options |= {name: value for name in limits if (value := sorted_options.runtime.get(name))}
+            self.engine_dir = self._build(model, sorted_options, build_options)
         try:
             self._load(tokenizer, skip_tokenizer_init, sorted_options)
         except BaseException:
@@ -100,25 +115,13 @@ class LLM(GenerateMethods, StatsMethods):
     def _build(
         self,
         model: str | os.PathLike[str],
-        tokenizer: str | os.PathLike[str] | None,
-        dtype: str,
-        tensor_parallel_size: int,
-        revision: str | None,
         options: Options,
+        build_options: dict[str, Any],
     ) -> Path:
         if Path(model).is_dir() and not (Path(model) / "config.json").exists():
             raise ValueError(
                 f"{model} is neither an engine (it has no engine.json) nor a checkpoint (it has no config.json)"
             )
-        build_options = {
-            "dtype": dtype,
-            "max_seq_len": options.max_seq_len,
-            "tensor_parallel_size": tensor_parallel_size,
-            "pipeline_parallel_size": options.pipeline_parallel_size,
-            "revision": revision,
-            "tokenizer": tokenizer,
-            **options.build,
-        }
         if options.build_cache is not None:
             return self._build_in_cache(model, options.build_cache, options.workspace, build_options)
         return self._build_outside(model, options.workspace, build_options)
@@ -235,9 +238,15 @@ def _check_arguments(
         raise ValueError(f"tokenizer_revision must be revision ({revision!r}) or None, got {tokenizer_revision!r}")
 
 
-def _check_sizes(engine: Path, tensor_parallel_size: int, pipeline_parallel_size: int) -> None:
-    """Sizes given with an engine must be its own; 1 stands for whatever these are."""
-    mapping = read_manifest(engine).mapping
+def _check_built(engine: Path, tensor_parallel_size: int, pipeline_parallel_size: int, backend: str | None) -> None:
+    """Sizes and the backend given with an engine must be its own; 1 and None stand for whatever these are."""
+    manifest = read_manifest(engine)
+    if backend not in (None, manifest.backend):
+        raise ValueError(
+            f"{engine} was built for backend {manifest.backend}, and {backend} was asked for: leave it out, or build "
+            f"another engine: precast build CHECKPOINT --output DIR --backend {backend}"
+        )
+    mapping = manifest.mapping
     for name, given in (
         ("tensor_parallel_size", tensor_parallel_size),
         ("pipeline_parallel_size", pipeline_parallel_size),

@@ -44,6 +44,7 @@ ARGUMENTS = (
 
 DEFAULT_ITERATION_STATS = 1000
 
+BACKENDS = ("onnxruntime", "tensorrt")
 _FOREIGN_BACKENDS = ("pytorch", "_autodeploy")
 
 
@@ -138,21 +139,17 @@ def _rename(options: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
 
 
 def check_backend(backend: str | None) -> None:
-    """None picks onnxruntime, which is all that this version runs.
+    """None picks onnxruntime where something is built, and what an engine was built for where it is loaded.
 
     Raises:
         ValueError: it is unknown, or another project's; the message says what Precast has.
     """
-    if backend in (None, "onnxruntime"):
+    if backend is None or backend in BACKENDS:
         return
+    ours = " or ".join(repr(name) for name in BACKENDS)
     if backend in _FOREIGN_BACKENDS:
         raise ValueError(
-            f"backend={backend!r} runs models through PyTorch, which Precast never needs: "
-            "leave backend out, or choose 'onnxruntime'"
+            f"backend={backend!r} runs models through PyTorch, which Precast never needs: leave backend out, or choose "
+            f"{ours}"
         )
-    if backend == "tensorrt":
-        raise ValueError(
-            "backend='tensorrt': this version builds engines for TensorRT (precast build --backend tensorrt) and runs "
-            "none: leave backend out, or choose 'onnxruntime'"
-        )
-    raise ValueError(f"unknown backend {backend!r}: Precast has 'onnxruntime'")
+    raise ValueError(f"unknown backend {backend!r}: Precast has {ours}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import sys
 from collections.abc import Sequence
 
 from precast.runtime import library as native
@@ -68,6 +69,9 @@ def options_struct(library: ctypes.CDLL, options: EngineOptions) -> EngineOption
     chosen = options.onnxruntime_path or os.environ.get("PRECAST_ONNXRUNTIME") or native.onnxruntime_path()
     result.onnxruntime_path = os.fsencode(chosen) if chosen else None
     result.worker_path = os.fsencode(options.worker_path) if options.worker_path else None
+    # What runs on a GPU is installed beside this package. An interpreter that is embedded may not know where it is.
+    python = options.python_path or os.environ.get("PRECAST_PYTHON") or sys.executable
+    result.python_path = os.fsencode(python) if python else None
     result.kernel_level = options.kernel_level.encode() if options.kernel_level else None
     result.capacity_policy = options.capacity_policy
     result.disable_block_reuse = not options.enable_block_reuse

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from precast.runtime.errors import make_error
-from precast.runtime.structs import EngineOptionsStruct, EventStruct, RequestStruct, SamplingStruct
+from precast.runtime.structs import EngineOptionsStruct, EventStruct, RequestStruct, SamplingStruct, SessionTableStruct
 from precast.version import __version__
 
 # The ABI that structs.py describes: the number in libprecast's soname.
@@ -52,6 +52,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         c_void_p,
         [c_void_p, POINTER(EventStruct), c_size_t, c_size_t, c_int64, POINTER(c_size_t)],
     ),
+    "precast_worker_run": (c_void_p, [POINTER(c_char_p), c_size_t, POINTER(SessionTableStruct), POINTER(c_int32)]),
     "precast_event_clear": (None, [POINTER(EventStruct), c_size_t]),
     "precast_engine_event_fd": (c_void_p, [c_void_p, POINTER(c_int)]),
 }

@@ -78,13 +78,21 @@ class StepStruct(ctypes.Structure):
         ("num_logit_rows", c_size_t),
         ("token_sources", POINTER(TokenSourceStruct)),
         ("num_token_sources", c_size_t),
+        ("num_candidates", POINTER(c_int32)),
     ]
 
 
 class StepResultStruct(ctypes.Structure):
     """``precast_step_result_t``."""
 
-    _fields_ = [("struct_size", c_size_t), ("logits", POINTER(c_float)), ("token_ids", POINTER(c_int32))]
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("logits", POINTER(c_float)),
+        ("token_ids", POINTER(c_int32)),
+        ("candidate_ids", POINTER(c_int32)),
+        ("candidate_logits", POINTER(c_float)),
+        ("log_sums", POINTER(c_float)),
+    ]
 
 
 class SessionConfigStruct(ctypes.Structure):
@@ -100,6 +108,10 @@ class SessionConfigStruct(ctypes.Structure):
         ("tokens_per_block", c_uint32),
         ("num_kv_groups", c_uint32),
         ("vocab_size", c_uint32),
+        ("rank", c_uint32),
+        ("world_size", c_uint32),
+        ("exchange", CFUNCTYPE(c_void_p, c_void_p, c_char_p, c_size_t, c_void_p)),
+        ("exchange_data", c_void_p),
     ]
 
 
@@ -111,6 +123,8 @@ class SessionPropertiesStruct(ctypes.Structure):
         ("num_blocks", c_uint32),
         ("max_in_flight", c_uint32),
         ("chooses_tokens", c_uint32),
+        ("max_candidates", c_uint32),
+        ("device", c_char_p),
     ]
 
 
@@ -135,6 +149,7 @@ class SessionTableStruct(ctypes.Structure):
         ("collect", CFUNCTYPE(c_void_p, c_void_p, c_uint64, POINTER(StepResultStruct))),
         ("cancel", CFUNCTYPE(None, c_void_p, c_uint64)),
         ("destroy", CFUNCTYPE(None, c_void_p)),
+        ("is_done", CFUNCTYPE(c_void_p, c_void_p, c_uint64, POINTER(c_uint32))),
     ]
 
 
@@ -167,6 +182,7 @@ class EngineOptionsStruct(ctypes.Structure):
         ("session", POINTER(SessionTableStruct)),
         ("worker_path", c_char_p),
         ("rank_timeout_s", c_uint32),
+        ("python_path", c_char_p),
     ]
 
 

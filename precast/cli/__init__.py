@@ -1,5 +1,5 @@
-"""The command line: ``precast build | refit | convert | run | inspect | verify | cache | launch | build-mpi``, a module
-each.
+"""The command line: ``precast build | refit | convert | warm | run | inspect | verify | cache | launch | build-mpi``, a
+module each.
 
 Results go to stdout, everything else to stderr. Exit status 0: done; 1: an error, said in one line; 2: wrong usage;
 130: interrupted (Ctrl-C); 141: nobody reads stdout any more.
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from precast.cli import build, build_mpi, cache, convert, inspect, launch, refit, run, verify
+from precast.cli import build, build_mpi, cache, convert, inspect, launch, refit, run, verify, warm
 from precast.cli.errors import CommandError, describe
 from precast.version import __version__
 
@@ -24,6 +24,7 @@ _COMMANDS = {
     "build": build,
     "refit": refit,
     "convert": convert,
+    "warm": warm,
     "run": run,
     "inspect": inspect,
     "verify": verify,

@@ -70,6 +70,40 @@ std::string manifest_text() {
 )";
 }
 
+std::string device_manifest_text(const DevicePlan& plan) {
+  const std::string sha256(64, 'a');
+  std::string ranks;
+  std::string files;
+  for (int rank = 0; rank < plan.world_size(); ++rank) {
+    const std::string comma = rank == 0 ? "" : ", ";
+    const std::string graph = "rank" + std::to_string(rank) + "/model.plan";
+    ranks += comma + R"({"graph": ")" + graph + R"(", "weights": null,
+             "kv_groups": [{"block_tables": "block_tables.0", "window": null}],
+             "kv_caches": [{"block_bytes": 64, "group": 0, "layout": "kv4.f16/1", "name": "kv.0"}]})";
+    files += comma + "\"" + graph + R"(": {"sha256": ")" + sha256 + R"(", "size": 4})";
+  }
+  return R"({
+  "backend": "tensorrt",
+  "backend_requirements": {"library": "tensorrt_rtx", "library_version": "1.2", "max_batch_size": )" +
+         std::to_string(plan.max_batch_size) + R"(,
+                           "max_num_tokens": )" + std::to_string(plan.max_num_tokens) +
+         R"(, "min_capability": 89, "quantization": null, "targets": ["sm89"]},
+  "batch_invariant": false,
+  "build": {"dtype": "float16", "kv_cache_dtype": "float16", "max_seq_len": null, "notes": [], "tokens_per_block": 4},
+  "files": {)" + files + R"(},
+  "format": 1,
+  "mapping": {"pipeline_parallel_size": )" + std::to_string(plan.pipeline_parallel_size) + R"(, "tensor_parallel_size": )" +
+         std::to_string(plan.tensor_parallel_size) + R"(, "world_size": )" + std::to_string(plan.world_size()) + R"(},
+  "model": {"architecture": "DeviceForTests", "bos_token_id": null, "eos_token_ids": [], "hidden_size": 8,
+            "max_seq_len": 64, "num_layers": 1, "pad_token_id": null, "vocab_size": 40},
+  "precast_version": "0.1.0",
+  "ranks": [)" + ranks + R"(],
+  "reproducible": false,
+  "requires": ["kv4.f16/1"]
+}
+)";
+}
+
 RuntimeSupport tiny_support() {
   return {.supports = [](std::string_view name) { return name == "ai.precast.Linear/1" || name == "kv16.f32/1"; },
           .backends = {"onnxruntime"},

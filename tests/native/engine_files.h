@@ -106,6 +106,20 @@ std::string manifest_text();
 /// Supports the tiny manifest's `requires`, onnxruntime and one rank.
 RuntimeSupport tiny_support();
 
+/// An engine for TensorRT: how it was built.
+struct DevicePlan {
+  int tensor_parallel_size = 1;
+  int pipeline_parallel_size = 1;
+  int max_batch_size = 4;
+  int max_num_tokens = 8;
+
+  int world_size() const { return tensor_parallel_size * pipeline_parallel_size; }
+};
+
+/// Its manifest: a vocabulary of 40, sequences of 64 tokens, blocks of 4. Lists "rank0/model.plan" (4 bytes), and of further
+/// ranks the same.
+std::string device_manifest_text(const DevicePlan& plan);
+
 /// `text` with its only occurrence of `from` replaced.
 std::string replaced(std::string text, std::string_view from, std::string_view to);
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -91,7 +92,10 @@ struct World {
         if (event.kind == PRECAST_EVENT_TOKEN) tokens[{event.request_id, event.sequence}].push_back(event.token_id);
         else ends[{event.request_id, event.sequence}] = event.finish_reason;
         if (event.error != nullptr) errors[event.request_id] = precast_error_message(event.error);
-        for (std::size_t k = 0; k < event.num_logprobs; ++k) logprobs.push_back(event.logprobs[k]);
+        for (std::size_t k = 0; k < event.num_logprobs; ++k) {
+          logprobs.push_back(event.logprobs[k]);
+          logprobs_of[{event.request_id, event.sequence}].push_back(event.logprobs[k]);
+        }
         count -= static_cast<int>(event.is_last);
         precast_event_clear(&some[i], sizeof some[i]);
         CHECK(some[i].error == nullptr && some[i].logprobs == nullptr);
@@ -116,6 +120,7 @@ struct World {
   std::map<Sequence, precast_finish_reason_t> ends;
   std::map<std::uint64_t, std::string> errors;
   std::vector<precast_logprob_t> logprobs;
+  std::map<Sequence, std::vector<precast_logprob_t>> logprobs_of;
 };
 
 }  // namespace
@@ -157,6 +162,65 @@ TEST("requests run ahead of a session that chooses tokens, and give the same") {
       if (expected.empty()) expected = world.tokens;
       CHECK(world.tokens == expected);
       CHECK_EQ(counting.most_in_flight, static_cast<std::size_t>(in_flight));
+      CHECK_EQ(counting.num_token_sources > 0, chooses && in_flight > 1);
+    }
+  }
+}
+
+namespace {
+
+/// Requests of every kind, on a session with so many candidates.
+struct ManyKinds {
+  explicit ManyKinds(CountingTable& counting) : world(counting) {
+    world.load();
+    for (std::uint64_t id = 1; id <= 8; ++id) {
+      precast_sampling_t sampling = World::greedy(6);
+      sampling.num_logprobs = std::array{-1, 0, 3, 20}[id % 4];
+      if (id > 4) {
+        sampling.temperature = 3.0F;
+        sampling.top_k = std::array{2U, 6U, 20U, 0U}[id % 4];
+        sampling.top_p = 0.95F;
+        sampling.seed = id;
+      }
+      if (id == 6) sampling.min_tokens = 3;
+      precast_request_t request = World::request(id);
+      request.n = 2;
+      CHECK_EQ(message_of(world.submit(request, {static_cast<std::int32_t>(id), 5}, sampling)), "");
+    }
+    world.wait(8);
+    CHECK(world.errors.empty());
+  }
+
+  World world;
+};
+
+}  // namespace
+
+TEST("requests get from candidates what they get from whole rows") {
+  CountingTable all_rows;
+  const ManyKinds expected(all_rows);
+  CHECK(all_rows.num_whole_rows > 0);
+  for (const bool chooses : {false, true}) {
+    for (const std::uint32_t in_flight : {1U, 2U}) {
+      CountingTable counting;
+      counting.max_candidates = 8;
+      counting.chooses_tokens = chooses;
+      counting.max_in_flight = in_flight;
+      const ManyKinds kinds(counting);
+      CHECK(kinds.world.tokens == expected.world.tokens);
+      CHECK(kinds.world.ends == expected.world.ends);
+      CHECK_EQ(kinds.world.logprobs.size(), expected.world.logprobs.size());
+      for (const auto& [sequence, logprobs] : kinds.world.logprobs_of) {
+        const auto& others = expected.world.logprobs_of.at(sequence);
+        CHECK_EQ(logprobs.size(), others.size());
+        for (std::size_t i = 0; i < logprobs.size(); ++i) {
+          CHECK_EQ(logprobs[i].token_id, others[i].token_id);
+          CHECK_EQ(logprobs[i].rank, others[i].rank);
+          CHECK(std::abs(logprobs[i].logprob - others[i].logprob) < 1e-5F);
+        }
+      }
+      CHECK(counting.num_rows_of_candidates > 0 && counting.num_whole_rows > 0);
+      CHECK(counting.num_whole_rows < all_rows.num_whole_rows);
       CHECK_EQ(counting.num_token_sources > 0, chooses && in_flight > 1);
     }
   }
@@ -213,15 +277,21 @@ TEST("a session's table and properties are checked, and it is destroyed once if 
   counting.num_blocks = 64;
   counting.max_in_flight = 65;
   CHECK(contains(message_of(world.try_load()), "max_in_flight 65"));
-  CHECK_EQ(counting.num_created, 2);
-  CHECK_EQ(counting.num_destroyed, 2);
+  counting.max_in_flight = 1;
+  for (const std::uint32_t too_many : {41U, 1025U}) {
+    counting.max_candidates = too_many;
+    CHECK_EQ(message_of(world.try_load()), "the session has max_candidates " + std::to_string(too_many) +
+                                               "; it must be 0 to 1024, and at most the vocabulary of 40");
+  }
+  CHECK_EQ(counting.num_created, 4);
+  CHECK_EQ(counting.num_destroyed, 4);
   world.table.create = [](void*, const precast_session_config_t*, precast_session_properties_t*, void**) {
     return precast_error_new(PRECAST_ERROR_NOT_FOUND, "no device");
   };
   precast_error_t* error = world.try_load();
   CHECK_EQ(precast_error_code(error), PRECAST_ERROR_NOT_FOUND);
   CHECK_EQ(message_of(error), "no device");
-  CHECK_EQ(counting.num_destroyed, 2);
+  CHECK_EQ(counting.num_destroyed, 4);
   world.table = counting.table();
   world.options.kernel_level = "portable";
   CHECK(contains(message_of(world.try_load()), "kernel_level are of the built-in session"));
@@ -587,6 +657,23 @@ std::string error_of_result(precast_error_t* (*collect)(void*, std::uint64_t, pr
 
 }  // namespace
 
+TEST("a row for which the session chooses no token ends its own request, also where that has run ahead") {
+  for (const std::uint32_t max_in_flight : {1U, 2U}) {
+    CountingTable counting;
+    counting.chooses_tokens = true;
+    counting.max_in_flight = max_in_flight;
+    World world(counting);
+    world.load();
+    world.submit_greedy(1, {33}, 8);
+    world.submit_greedy(2, {3}, 8);
+    world.wait(2);
+    CHECK((world.tokens[{1, 0}] == Ids{34, 35, 36}));
+    CHECK(contains(world.errors[1], "the logits for position 4 hold NaN"));
+    CHECK((world.tokens[{2, 0}] == Ids{4, 5, 6, 7, 8, 9, 10, 11}));
+    CHECK_EQ(counting.most_in_flight, max_in_flight);
+  }
+}
+
 TEST("results that cannot be end their requests with an error that says why") {
   const auto nothing = [](void*, std::uint64_t, precast_step_result_t*) -> precast_error_t* { return nullptr; };
   CHECK(contains(error_of_result(nothing, false), "has no logits, and 1 rows need them"));
@@ -603,6 +690,167 @@ TEST("results that cannot be end their requests with an error that says why") {
     return nullptr;
   };
   CHECK(contains(error_of_result(nan, false), "NaN"));
+}
+
+namespace {
+
+/// What requests 1 and 2, who share a step, get when the candidates of request 1 are changed by `spoil`. Both want three.
+struct SpoiltCandidates {
+  using Spoil = std::function<void(std::int32_t* ids, float* logits, float* log_sums, std::int32_t* token_ids)>;
+
+  explicit SpoiltCandidates(const Spoil& spoil) {
+    CountingTable counting;
+    counting.chooses_tokens = true;
+    counting.max_candidates = 5;
+    counting.spoil = [&](precast_step_result_t& result) {
+      spoil(const_cast<std::int32_t*>(result.candidate_ids), const_cast<float*>(result.candidate_logits),
+            const_cast<float*>(result.log_sums), const_cast<std::int32_t*>(result.token_ids));
+    };
+    World world(counting);
+    world.load();
+    precast_sampling_t sampling = World::greedy(1);
+    sampling.num_logprobs = 3;
+    const Ids prompts[] = {{8}, {8, 19}};
+    const precast_request_t* requests[2];
+    precast_request_t made[2];
+    for (std::size_t i = 0; i < 2; ++i) {
+      made[i] = World::request(i + 1);
+      made[i].prompt_token_ids = prompts[i].data();
+      made[i].num_prompt_tokens = prompts[i].size();
+      made[i].sampling = &sampling;
+      requests[i] = &made[i];
+    }
+    CHECK_EQ(message_of(precast_engine_submit(world.engine, requests, 2, nullptr)), "");
+    world.wait(2);
+    first = world.errors[1];
+    second = world.errors[2];
+    if (second.empty()) CHECK((world.tokens[{2, 0}] == Ids{20}));
+  }
+
+  std::string first;
+  std::string second;
+};
+
+/// Of both, whose step has failed.
+std::string error_of_step(const SpoiltCandidates::Spoil& spoil) {
+  const SpoiltCandidates spoilt(spoil);
+  CHECK(!spoilt.first.empty());
+  CHECK_EQ(spoilt.first, spoilt.second);
+  return spoilt.first;
+}
+
+}  // namespace
+
+TEST("candidates that cannot be end the requests of their step, with the row and the values") {
+  // Row 0 of a step follows token 8: token 9 has logit 4, all others 0, so that ids 9, 0, 1 are its candidates.
+  const std::string step_1 = "the session's result of step 1 has for row 0 ";
+  CHECK(SpoiltCandidates([](auto...) {}).first.empty());
+  CHECK_EQ(error_of_step([](auto* ids, auto...) { ids[2] = 40; }),
+           step_1 + "candidate_ids 40 at 2, outside the vocabulary of 40");
+  CHECK_EQ(error_of_step([](auto* ids, auto...) { ids[0] = -1; }),
+           step_1 + "candidate_ids -1 at 0, outside the vocabulary of 40");
+  CHECK_EQ(error_of_step([](auto* ids, auto...) { ids[2] = 9; }),
+           step_1 + "candidate_ids 9 at 2, where it stands for the second time");
+  CHECK_EQ(error_of_step([](auto*, float* logits, auto...) { logits[1] = 5.0F; }),
+           step_1 + "candidate_logits 5 at 1 behind 4; they must descend");
+  CHECK_EQ(error_of_step([](auto*, float* logits, auto...) { logits[2] = std::nanf(""); }),
+           step_1 + "candidate_logits nan at 2 behind 0; they must descend");
+  CHECK_EQ(error_of_step([](auto*, auto*, float* log_sums, auto*) { log_sums[0] = 3.99F; }),
+           step_1 + "log_sums 3.99, below its largest logit 4");
+  CHECK_EQ(error_of_step([](auto*, auto*, auto*, std::int32_t* token_ids) { token_ids[0] = 8; }),
+           step_1 + "token_ids 8, and candidate_ids 9 with the largest logit");
+  // Equals in another order are as good, and what stands behind three is nobody's.
+  CHECK(SpoiltCandidates([](auto* ids, auto...) { std::swap(ids[1], ids[2]); }).first.empty());
+  CHECK(SpoiltCandidates([](auto* ids, auto...) { ids[3] = 99; }).first.empty());
+}
+
+TEST("a choice that is missing among its candidates can be right only where they all tie") {
+  const auto with_ties = [](int num_ties, std::int32_t chosen) {
+    return [=](std::int32_t* ids, float* logits, float* log_sums, std::int32_t* token_ids) {
+      for (std::int32_t i = 0; i < 3; ++i) ids[i] = 30 + i;
+      for (int i = 0; i < num_ties; ++i) logits[i] = 4.0F;
+      log_sums[0] = 6.0F;
+      token_ids[0] = chosen;
+    };
+  };
+  CHECK(SpoiltCandidates(with_ties(3, 9)).first.empty());   // the fourth of the equals, for which there was no room
+  CHECK(SpoiltCandidates(with_ties(3, 30)).first.empty());
+  CHECK(contains(error_of_step(with_ties(3, 31)), "has for row 0 token_ids 31, and candidate_ids 30"));
+  CHECK(contains(error_of_step(with_ties(3, 39)), "has for row 0 token_ids 39, and candidate_ids 30"));
+  CHECK(contains(error_of_step(with_ties(2, 9)), "has for row 0 token_ids 9, and candidate_ids 30"));
+}
+
+TEST("a row of candidates that overflows ends its own request alone") {
+  const SpoiltCandidates overflown([](std::int32_t* ids, float* logits, float* log_sums, auto*) {
+    ids[0] = -1;
+    logits[0] = std::nanf("");
+    log_sums[0] = std::nanf("");
+  });
+  CHECK(contains(overflown.first, "the largest is nan and the log of the sum of exp(logit) nan"));
+  CHECK_EQ(overflown.second, "");
+}
+
+TEST("a session that has candidates must give them where they are wanted") {
+  const auto error_without = [](auto precast_step_result_t::*array) {
+    CountingTable counting;
+    counting.max_candidates = 5;
+    counting.spoil = [array](precast_step_result_t& result) { result.*array = nullptr; };
+    World world(counting);
+    world.load();
+    world.submit_greedy(1, {3}, 2);
+    world.wait(1);
+    return world.errors[1];
+  };
+  const std::string step_1 = "the session's result of step 1 has no ";
+  CHECK_EQ(error_without(&precast_step_result_t::candidate_ids), step_1 + "candidate_ids, and 1 rows want candidates");
+  CHECK_EQ(error_without(&precast_step_result_t::candidate_logits), step_1 + "candidate_logits, and 1 rows want candidates");
+  CHECK_EQ(error_without(&precast_step_result_t::log_sums), step_1 + "log_sums, and 1 rows want candidates");
+}
+
+TEST("a session of before there were candidates works as it did") {
+  // What it was compiled with.
+  struct OlderProperties {
+    std::size_t struct_size;
+    std::uint32_t num_blocks, max_in_flight, chooses_tokens;
+  };
+  struct OlderResult {
+    std::size_t struct_size;
+    const float* logits;
+    const std::int32_t* token_ids;
+  };
+  static_assert(offsetof(precast_session_properties_t, chooses_tokens) == offsetof(OlderProperties, chooses_tokens));
+  static_assert(offsetof(precast_step_result_t, candidate_ids) == sizeof(OlderResult));
+  struct Older {
+    CountingTable counting;
+    precast_session_table_t table = counting.table();
+  } older;
+  older.counting.chooses_tokens = true;
+  World world(older.counting);
+  world.table.struct_size = offsetof(precast_session_table_t, destroy) + sizeof world.table.destroy;
+  world.table.user_data = &older;
+  world.table.create = [](void* user_data, const precast_session_config_t* config, precast_session_properties_t* properties,
+                          void** session) -> precast_error_t* {
+    auto* self = static_cast<Older*>(user_data);
+    precast_session_properties_t made{};
+    precast_error_t* const error = self->table.create(&self->counting, config, &made, session);
+    auto* const known = reinterpret_cast<OlderProperties*>(properties);
+    known->num_blocks = made.num_blocks;
+    known->max_in_flight = made.max_in_flight;
+    known->chooses_tokens = made.chooses_tokens;
+    return error;
+  };
+  world.load();
+  precast_sampling_t sampling = World::greedy(3);
+  sampling.num_logprobs = 1;
+  CHECK_EQ(message_of(world.submit(World::request(1), {3}, sampling)), "");
+  sampling.temperature = 1.0F;
+  sampling.top_k = 1;
+  CHECK_EQ(message_of(world.submit(World::request(2), {6}, sampling)), "");
+  world.wait(2);
+  CHECK((world.tokens[{1, 0}] == Ids{4, 5, 6}));
+  CHECK((world.tokens[{2, 0}] == Ids{7, 8, 9}));
+  CHECK_EQ(older.counting.num_whole_rows, 6U);
+  CHECK_EQ(older.counting.num_rows_of_candidates, 0U);
 }
 
 TEST("in a fork every call but delete says so") {

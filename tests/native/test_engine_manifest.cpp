@@ -12,6 +12,7 @@
 #include "tests/native/engine_files.h"
 
 using namespace precast;
+using precast::test::device_manifest_text;
 using precast::test::manifest_text;
 using precast::test::refusal;
 using precast::test::refusal_code;
@@ -90,6 +91,40 @@ TEST("engine manifest: every field is read") {
   CHECK_EQ(manifest.files[0].path, "graph");  // ascending, whatever the order in the document
   CHECK_EQ(manifest.files[1].size_bytes, 6U);
   CHECK_EQ(manifest.files[1].sha256, std::string(64, 'a'));
+}
+
+TEST("engine manifest: of an engine for TensorRT the limits are read, and its weights may lie in the plan") {
+  RuntimeSupport support = tiny_support();
+  support.supports = [](std::string_view) { return true; };
+  support.backends = {"onnxruntime", "tensorrt"};
+  support.max_world_size = 6;
+  const std::string text = device_manifest_text({.tensor_parallel_size = 3, .pipeline_parallel_size = 2});
+  const auto parse_device = [&](std::string_view from) { return parse_manifest(from, "engine.json", support); };
+  const auto device_complaint = [&](std::string_view from, std::string_view to) {
+    return refusal([&] { parse_device(replaced(device_manifest_text({}), from, to)); });
+  };
+  const EngineManifest manifest = parse_device(text);
+  CHECK_EQ(manifest.backend, "tensorrt");
+  CHECK(!manifest.onnxruntime.has_value());
+  CHECK_EQ(manifest.tensorrt->max_batch_size, 4);
+  CHECK_EQ(manifest.tensorrt->max_num_tokens, 8);
+  CHECK_EQ(manifest.ranks.size(), 6U);
+  CHECK_EQ(manifest.ranks[5].graph, "rank5/model.plan");
+  CHECK_EQ(manifest.ranks[5].weights, "");
+  CHECK_EQ(parse_device(replaced(device_manifest_text({}), "\"weights\": null", "\"weights\": \"rank0/model.plan\""))
+               .ranks[0].weights, "rank0/model.plan");
+  CHECK(!parse(manifest_text()).tensorrt.has_value());
+
+  CHECK_EQ(device_complaint("\"max_batch_size\": 4,", ""), "engine.json: backend_requirements.max_batch_size is missing");
+  CHECK_EQ(device_complaint("\"max_num_tokens\": 8,", ""), "engine.json: backend_requirements.max_num_tokens is missing");
+  CHECK_EQ(device_complaint("\"max_batch_size\": 4", "\"max_batch_size\": 0"),
+           "engine.json: backend_requirements.max_batch_size must be at least 1, got 0");
+  CHECK_EQ(device_complaint("\"max_num_tokens\": 8", "\"max_num_tokens\": 2147483648"),
+           "engine.json: backend_requirements.max_num_tokens must be at most 2147483647, got 2147483648");
+  CHECK_EQ(device_complaint("\"weights\": null", "\"weights\": 1"),
+           "engine.json: ranks[0].weights must be a string, got an integer");
+  CHECK_EQ(complaint("\"weights\": \"weights\"", "\"weights\": null"),
+           "engine.json: ranks[0].weights must be a string, got null");
 }
 
 TEST("engine manifest: members of the future are ignored") {

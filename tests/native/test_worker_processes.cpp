@@ -1,6 +1,7 @@
 // runtime/native/src/ranks: the processes of ranks, what they write, and how they end, without an engine.
 #include "runtime/native/src/ranks/local/worker_processes.h"
 
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -113,7 +114,7 @@ Ended run_to_its_end(const std::string& script) {
   KeptLog kept;
   Ended ended;
   {
-    const WorkerProcesses processes(program.path(), {arguments(1, *ranks)}, ranks, kept.log());
+    const WorkerProcesses processes({program.path()}, {arguments(1, *ranks)}, ranks, kept.log());
     ended.id = processes.process_ids().at(0);
     wait_until_failed(*ranks);
   }
@@ -129,7 +130,7 @@ TEST("workers: a process that ends is a failure that names its rank, and none is
     const auto ranks = RankMemory::create({.tensor_parallel_size = 2});
     std::vector<pid_t> ids;
     {
-      const WorkerProcesses processes(program, {arguments(1, *ranks)}, ranks, {});
+      const WorkerProcesses processes({program}, {arguments(1, *ranks)}, ranks, {});
       ids = processes.process_ids();
       wait_until_failed(*ranks);
     }
@@ -143,7 +144,7 @@ TEST("workers: a process that is killed is named with its signal, and those that
   const Program program(endless);
   std::vector<pid_t> ids;
   {
-    const WorkerProcesses processes(program.path(), {arguments(1, *ranks), arguments(2, *ranks)}, ranks, {});
+    const WorkerProcesses processes({program.path()}, {arguments(1, *ranks), arguments(2, *ranks)}, ranks, {});
     ids = processes.process_ids();
     ::kill(ids.at(0), SIGKILL);
     wait_until_failed(*ranks);
@@ -154,16 +155,79 @@ TEST("workers: a process that is killed is named with its signal, and those that
 
 TEST("workers: a program that does not exist is said so, and the path is looked for where it should be") {
   const auto ranks = RankMemory::create({.tensor_parallel_size = 2});
-  CHECK(refusal([&] { WorkerProcesses("/nowhere/worker", {arguments(1, *ranks)}, ranks, {}); }).find("cannot start rank 1") == 0);
+  CHECK(refusal([&] { WorkerProcesses({"/nowhere/worker"}, {arguments(1, *ranks)}, ranks, {}); }).find("cannot start rank 1") == 0);
   CHECK(refusal([] { find_worker("/nowhere/worker"); }).find("No such file or directory") != std::string::npos);
   CHECK_EQ(find_worker("/bin/true"), "/bin/true");
   CHECK_EQ(refusal([] { WorkerArguments::from_strings({"1", "2"}); }), "precast-worker is started by precast, not by hand");
-  WorkerArguments given;
-  given.rank = 3;
-  given.engine_dir = "/a b";
-  given.num_blocks = 17;
-  given.is_read = true;
-  CHECK(WorkerArguments::from_strings(given.to_strings()).to_strings() == given.to_strings());
+}
+
+TEST("workers: every argument of a worker arrives, whatever is in it") {
+  const WorkerArguments given{.rank = 3,
+                              .parent_pid = 4'194'304,
+                              .rank_memory = 5,
+                              .step_memory = 6,
+                              .engine_dir = "/a b/\xc3\xa9\n",
+                              .onnxruntime_path = "",
+                              .kernel_level = "avx2",
+                              .num_threads = 4'000'000'000U,
+                              .num_blocks = 2'000'000'000,
+                              .device = {.kv_cache_bytes = 18'000'000'000'000'000'000U,
+                                         .max_batch_size = 7,
+                                         .max_num_tokens = 8,
+                                         .max_seq_len = 4'294'967'295U},
+                              .rank_timeout = std::chrono::milliseconds(60'000),
+                              .spins = 9,
+                              .is_read = true};
+  const std::vector<std::string> texts = given.to_strings();
+  const WorkerArguments read = WorkerArguments::from_strings(texts);
+  CHECK_EQ(read.rank, given.rank);
+  CHECK_EQ(read.parent_pid, given.parent_pid);
+  CHECK_EQ(read.rank_memory, given.rank_memory);
+  CHECK_EQ(read.step_memory, given.step_memory);
+  CHECK_EQ(read.engine_dir, given.engine_dir);
+  CHECK_EQ(read.onnxruntime_path, given.onnxruntime_path);
+  CHECK_EQ(read.kernel_level, given.kernel_level);
+  CHECK_EQ(read.num_threads, given.num_threads);
+  CHECK_EQ(read.num_blocks, given.num_blocks);
+  CHECK_EQ(read.device.kv_cache_bytes, given.device.kv_cache_bytes);
+  CHECK_EQ(read.device.max_batch_size, given.device.max_batch_size);
+  CHECK_EQ(read.device.max_num_tokens, given.device.max_num_tokens);
+  CHECK_EQ(read.device.max_seq_len, given.device.max_seq_len);
+  CHECK(read.rank_timeout == given.rank_timeout);
+  CHECK_EQ(read.spins, given.spins);
+  CHECK(read.is_read);
+  CHECK(!WorkerArguments::from_strings(WorkerArguments{}.to_strings()).is_read);
+  for (const char* const wrong : {"", "x", "1x", "99999999999999999999999"}) {
+    std::vector<std::string> others = texts;
+    others[12] = wrong;
+    CHECK_EQ(refusal([&] { WorkerArguments::from_strings(others); }), "precast-worker is started by precast, not by hand");
+  }
+}
+
+TEST("workers: a process has the two memories open, and nothing that this program has") {
+  const std::string mine = "/dev/zero";
+  const int descriptor = ::open(mine.c_str(), O_RDONLY);  // as who does not think of other processes opens a file
+  CHECK(descriptor >= 0);
+  const Ended ended = run_to_its_end("for fd in /proc/$$/fd/*; do readlink $fd; done; exit 3");
+  ::close(descriptor);
+  int num_memories = 0;
+  for (const auto& [level, line] : ended.lines) {
+    CHECK(line.find(mine) == std::string::npos);
+    num_memories += line.find("/memfd:precast-ranks") != std::string::npos;
+  }
+  CHECK_EQ(num_memories, 2);
+}
+
+TEST("workers: a program without a slash is looked for on the PATH, and one that is not there says how to choose another") {
+  const auto ranks = RankMemory::create({.tensor_parallel_size = 2});
+  {
+    const WorkerProcesses processes({.path = "false"}, {arguments(1, *ranks)}, ranks, {});
+    wait_until_failed(*ranks);
+  }
+  CHECK(ranks->failure().ends_with("ended with status 1"));
+  const WorkerProgram missing{.path = "no-such-program-anywhere", .choice = "set THIS"};
+  CHECK_EQ(refusal([&] { WorkerProcesses(missing, {arguments(1, *ranks)}, ranks, {}); }),
+           "cannot start rank 1 with \"no-such-program-anywhere\": No such file or directory: set THIS");
 }
 
 TEST("workers: what a process writes goes to the log, by lines, with its rank; what it wrote last says why it ended") {
@@ -188,7 +252,7 @@ TEST("workers: a log that is slow holds nobody up, and hears how much it has mis
   KeptLog kept;
   kept.hold(true);
   {
-    const WorkerProcesses processes(program.path(), {arguments(1, *ranks)}, ranks, kept.log());
+    const WorkerProcesses processes({program.path()}, {arguments(1, *ranks)}, ranks, kept.log());
     wait_until_failed(*ranks);  // though the log has not let one line through
     CHECK(kept.lines().empty());
     kept.hold(false);

@@ -131,7 +131,7 @@ def test_the_list_of_arguments_is_that_of_the_constructor() -> None:
     assert list(ARGUMENTS) == named
 
 
-@pytest.mark.parametrize("backend", [None, "onnxruntime"])
+@pytest.mark.parametrize("backend", [None, "onnxruntime", "tensorrt"])
 def test_known_backends(backend: str | None) -> None:
     check_backend(backend)
 
@@ -141,7 +141,7 @@ def test_known_backends(backend: str | None) -> None:
     [
         ("pytorch", "backend='pytorch' runs models through PyTorch, which Precast never needs: leave backend out, "),
         ("_autodeploy", "backend='_autodeploy' runs models through PyTorch"),
-        ("triton", "unknown backend 'triton': Precast has 'onnxruntime'"),
+        ("triton", "unknown backend 'triton': Precast has 'onnxruntime' or 'tensorrt'"),
     ],
 )
 def test_other_backends_are_answered_with_what_there_is(backend: str, message: str) -> None:

@@ -234,6 +234,8 @@ def test_a_receiver_takes_the_place_of_the_queue(engine: Engine) -> None:
 
 HEADER = Path(__file__).resolve().parents[2] / "runtime" / "native" / "include" / "precast.h"
 INFO = {
+    "backend",
+    "device",
     "precast_version",
     "path",
     "architecture",
@@ -319,6 +321,8 @@ def test_the_header_names_every_member(function: str, members: set[str]) -> None
 def test_info(engine: Engine, tiny_engine: Callable[..., Path]) -> None:
     assert set(engine.info) == INFO
     expected = {
+        "backend": "onnxruntime",
+        "device": "cpu",
         "architecture": "LlamaForCausalLM",
         "vocab_size": 320,
         "max_seq_len": 256,

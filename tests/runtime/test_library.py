@@ -143,6 +143,8 @@ def matches(c_type: str, declared: object) -> bool:
         return declared is ctypes.POINTER(C_TYPES[pointee])
     if pointee.endswith("*") and pointee[:-1] in STRUCTS:
         return declared is ctypes.POINTER(ctypes.POINTER(STRUCTS[pointee[:-1]]))
+    if pointee == "char*":  # where a text goes to whoever releases it, or texts that are only read
+        return declared in (ctypes.POINTER(ctypes.c_void_p), ctypes.POINTER(ctypes.c_char_p))
     if pointee.endswith("*"):
         return declared is ctypes.POINTER(ctypes.c_void_p)
     return declared is ctypes.c_void_p  # an opaque handle

@@ -187,6 +187,9 @@ typedef struct precast_engine_options {
   /* Seconds without any progress after which a rank that others wait for counts as hung. A long prompt is progress.
    * 0: 60. */
   uint32_t rank_timeout_s;
+  /* The Python that runs the ranks of an engine for TensorRT, each in a process of its own; precast[tensorrt-runtime] is
+   * installed there. NULL: the environment variable PRECAST_PYTHON, else python3 on the PATH. */
+  const char *python_path;
 } precast_engine_options_t;
 
 /* Writes the defaults. `struct_size` is sizeof(precast_engine_options_t) of the caller. */
@@ -206,10 +209,11 @@ PRECAST_API void precast_engine_delete(precast_engine_t *engine);
 PRECAST_API precast_error_t *precast_engine_shutdown(const precast_engine_t *engine);
 
 /* What was loaded, as JSON: precast_version, path, architecture, vocab_size, max_seq_len, bos_token_id (or null),
- * eos_token_ids, dtype, kv_cache_dtype, tokens_per_block, tensor_parallel_size, pipeline_parallel_size, num_blocks,
- * kv_cache_bytes (of all ranks), max_batch_size, max_num_tokens, and of rank 0: num_threads, kernel_level,
- * onnxruntime_version, weights_bytes, and weights_huge_page_bytes: how much of the weights is mapped by huge pages at this
- * moment, which grows with the first steps. The caller owns `*json` (precast_string_delete). */
+ * eos_token_ids, backend, device ("cpu", or what a session says of itself), dtype, kv_cache_dtype, tokens_per_block,
+ * tensor_parallel_size, pipeline_parallel_size, num_blocks, kv_cache_bytes (of all ranks), max_batch_size, max_num_tokens,
+ * and with ONNX Runtime, of rank 0: num_threads, kernel_level, onnxruntime_version, weights_bytes, and
+ * weights_huge_page_bytes: how much of the weights is mapped by huge pages at this moment, which grows with the first steps.
+ * The caller owns `*json` (precast_string_delete). */
 PRECAST_API precast_error_t *precast_engine_info(const precast_engine_t *engine, char **json);
 
 /* Counters of this moment, as JSON: steps, num_active_requests, num_queued_requests, num_completed_requests,
@@ -466,19 +470,33 @@ typedef struct precast_step {
   const int32_t *block_table_widths;
   size_t num_kv_groups;
   const int32_t *logit_rows;       /* [R], ascending rows of [0, T) */
-  const uint8_t *needs_logits;     /* [R]; 0: the session's own choice of a token will do */
+  const uint8_t *needs_logits;     /* [R]; 1: the whole row; 0: what num_candidates says */
   size_t num_logit_rows;           /* R, may be 0 */
   const precast_token_source_t *token_sources;
   size_t num_token_sources;
+  /* [R]; so many of the most likely tokens of the row, at most the session's max_candidates. 0: none; then, without
+   * needs_logits, the session's own choice of a token will do. Never both. */
+  const int32_t *num_candidates;
 } precast_step_t;
 
-/* What a step gave. The arrays are owned by the session and valid until its next call. */
+/* What a step gave. The arrays are owned by the session and valid until its next call. C are the rows with num_candidates
+ * above 0, K is the session's max_candidates; of a row's K places only the first num_candidates are looked at. */
 typedef struct precast_step_result {
   size_t struct_size;
   /* [rows with needs_logits, vocab_size], in the order of logit_rows. */
   const float *logits;
-  /* [R], the largest logit of each row, the smallest id among equals; required where chooses_tokens is set. */
+  /* [R], the largest logit of each row, the smallest id among equals; -1 where there is none, for NaN: it ends its own request
+   * with an error. Required where chooses_tokens is set. */
   const int32_t *token_ids;
+  /* [C, K], in the order of logit_rows: the most likely tokens of each row, in descending order of their logits. Equals may
+   * come in any order, and where some of them are beyond the last place, it is the session's to say which. One that takes the
+   * smaller id first gives requests exactly the tokens of whole rows. */
+  const int32_t *candidate_ids;
+  /* [C, K], the logits of these tokens, the very numbers that whole rows hold. */
+  const float *candidate_logits;
+  /* [C], the natural logarithm of the sum of exp(logit) over the whole row. Where a row holds NaN, plus infinity or nothing
+   * but minus infinity, this or its first logit must not be finite: its request then ends with an error, and no other. */
+  const float *log_sums;
 } precast_step_result_t;
 
 /* What the engine tells a session at the start. Valid during the call. */
@@ -492,6 +510,12 @@ typedef struct precast_session_config {
   uint32_t tokens_per_block;
   uint32_t num_kv_groups;
   uint32_t vocab_size;
+  uint32_t rank;           /* which part of the engine this session computes; more than one: precast_worker_run */
+  uint32_t world_size;
+  /* Shows the sessions of all ranks `size` bytes, at most 4096, and gives what they show, rank after rank, in `all`
+   * [world_size * size]. All ranks call it equally often, with the same size. It waits for them. NULL where there is one. */
+  precast_error_t *(*exchange)(void *exchange_data, const void *mine, size_t size, void *all);
+  void *exchange_data;
 } precast_session_config_t;
 
 /* What a session answers. */
@@ -500,6 +524,8 @@ typedef struct precast_session_properties {
   uint32_t num_blocks;     /* KV blocks, over all KV groups together; at least 1 */
   uint32_t max_in_flight;  /* steps that may be enqueued and not yet collected; 1 to 64 */
   uint32_t chooses_tokens; /* not 0: it computes precast_step_result_t.token_ids, and understands token_sources */
+  uint32_t max_candidates; /* most likely tokens that it can give of a row, 0 to 1024, at most vocab_size; 0: none */
+  const char *device;      /* what computes, for people; the session's own until destroy. NULL: not told */
 } precast_session_properties_t;
 
 /* A session that is not built in, such as one on a GPU. All functions are called from one thread at a time (create from the
@@ -518,7 +544,16 @@ typedef struct precast_session_table {
   /* A hint that nobody waits for the result of this step any more; it is collected all the same. May be NULL. */
   void (*cancel)(void *session, uint64_t step_id);
   void (*destroy)(void *session);
+  /* Whether collect of this step, the oldest in flight, would not wait; writes 0 or 1 to `*done`. Called often. NULL: nobody
+   * can tell, and a next step may come to the session later than it could. */
+  precast_error_t *(*is_done)(void *session, uint64_t step_id, uint32_t *done);
 } precast_session_table_t;
+
+/* Runs a rank of an engine for devices in this process: the main function of what precast starts for each rank. `arguments`
+ * are those behind the program's own on its command line. Returns when the engine ends, with the status to exit with; ends
+ * the process when the one that has started it ends. */
+PRECAST_API precast_error_t *precast_worker_run(const char *const *arguments, size_t num_arguments,
+                                                const precast_session_table_t *session, int32_t *exit_status);
 
 /* -------------------------------------------------------------------- model */
 

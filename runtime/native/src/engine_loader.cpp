@@ -14,6 +14,7 @@
 #include "runtime/native/src/json_writer.h"
 #include "runtime/native/src/kv_plan.h"
 #include "runtime/native/src/ort_session.h"
+#include "runtime/native/src/ranks/device/device_session.h"
 #include "runtime/native/src/ranks/local/local_leader.h"
 #include "runtime/native/src/ranks/messages/message_leader.h"
 #include "runtime/native/src/ranks/messages/message_worker.h"
@@ -96,6 +97,7 @@ SchedulerConfig scheduler_config(const EngineManifest& manifest, const EngineOpt
   config.max_num_tokens = options.max_num_tokens;
   config.max_in_flight = session.max_in_flight();
   config.session_chooses_tokens = session.chooses_tokens();
+  config.max_candidates = session.max_candidates();
   config.kv.tokens_per_block = static_cast<std::size_t>(manifest.build.tokens_per_block);
   config.kv.num_blocks = kv_plan.num_blocks;
   config.kv.windows = kv_group_windows(manifest.ranks.front().kv_groups);
@@ -105,10 +107,13 @@ SchedulerConfig scheduler_config(const EngineManifest& manifest, const EngineOpt
   return config;
 }
 
+/// `device` is what computes, where that is no session of this library.
 std::string describe(const EngineManifest& manifest, const EngineOptions& options, const KvPlan& kv_plan,
-                     const OrtSession* session) {
+                     const OrtSession* session, const std::string& device = "cpu") {
   JsonWriter json;
-  json.add("precast_version", version())
+  json.add("backend", manifest.backend)
+      .add("device", device)
+      .add("precast_version", version())
       .add("path", manifest.directory.string())
       .add("architecture", manifest.model.architecture)
       .add("vocab_size", manifest.model.vocab_size)
@@ -169,6 +174,10 @@ std::unique_ptr<LeaderLink> start_mpi_ranks(const EngineManifest& manifest, cons
   }
 }
 
+std::chrono::seconds rank_timeout(const EngineOptions& options) {
+  return std::chrono::seconds(options.rank_timeout_s != 0 ? options.rank_timeout_s : default_rank_timeout_s);
+}
+
 /// `max_logit_rows` of a step.
 LoadedSession load_session(const EngineManifest& manifest, const EngineOptions& options, const KvPlan& kv_plan,
                            std::size_t max_logit_rows) {
@@ -186,7 +195,7 @@ LoadedSession load_session(const EngineManifest& manifest, const EngineOptions& 
   const RankOptions ranks{
       .rank = rank,
       .worker_path = options.worker_path,
-      .rank_timeout = std::chrono::seconds(options.rank_timeout_s != 0 ? options.rank_timeout_s : default_rank_timeout_s),
+      .rank_timeout = rank_timeout(options),
       .limits = {.max_tokens = options.max_num_tokens,
                  .max_sequences = options.max_batch_size,
                  .max_table_entries = num_groups * options.max_batch_size * (blocks + 1),
@@ -230,32 +239,73 @@ LoadedEngine start(const EngineManifest& manifest, const EngineOptions& options,
   return {std::move(engine), std::move(info)};
 }
 
-/// An engine whose steps somebody else computes: what its graphs need is that session's business.
-LoadedEngine load_external(const std::filesystem::path& directory, const EngineOptions& options) {
-  RuntimeSupport support = runtime_support();
-  support.supports = [](std::string_view) { return true; };
-  const EngineManifest manifest = read_manifest(directory, support);
-  MadeSession made = options.make_session({.engine_path = directory.string(),
-                                           .kv_cache_bytes = options.kv_cache_bytes,
-                                           .max_batch_size = options.max_batch_size,
-                                           .max_num_tokens = options.max_num_tokens,
-                                           .max_seq_len = options.max_seq_len,
-                                           .tokens_per_block = static_cast<std::uint32_t>(manifest.build.tokens_per_block),
-                                           .num_kv_groups = static_cast<std::uint32_t>(manifest.ranks.front().kv_groups.size()),
-                                           .vocab_size = static_cast<std::uint32_t>(manifest.model.vocab_size)});
+/// A plan's kernels were chosen for steps up to a size, and take no larger ones.
+EngineOptions within_plan(const EngineManifest& manifest, const EngineOptions& wanted) {
+  EngineOptions options = wanted;
+  if (!manifest.tensorrt) return options;
+  const auto limit = [&](std::uint32_t& value, std::int64_t most, const char* name) {
+    if (value <= most) return;
+    options.log.warning(name, " is ", most, " and not ", value, ": the engine was built for no more");
+    value = static_cast<std::uint32_t>(most);
+  };
+  limit(options.max_batch_size, manifest.tensorrt->max_batch_size, "max_batch_size");
+  limit(options.max_num_tokens, manifest.tensorrt->max_num_tokens, "max_num_tokens");
+  return options;
+}
+
+SessionConfig session_config(const EngineManifest& manifest, const EngineOptions& options) {
+  return {.engine_path = manifest.directory.string(),
+          .kv_cache_bytes = options.kv_cache_bytes,
+          .max_batch_size = options.max_batch_size,
+          .max_num_tokens = options.max_num_tokens,
+          .max_seq_len = options.max_seq_len,
+          .tokens_per_block = static_cast<std::uint32_t>(manifest.build.tokens_per_block),
+          .num_kv_groups = static_cast<std::uint32_t>(manifest.ranks.front().kv_groups.size()),
+          .vocab_size = static_cast<std::uint32_t>(manifest.model.vocab_size)};
+}
+
+/// Makes the session of an engine that runs on devices.
+MadeSession load_device_session(const EngineManifest& manifest, const EngineOptions& options, std::size_t max_logit_rows) {
+  if (!mpi_library().empty()) {
+    throw Error(ErrorCode::unsupported_engine,
+                concat(manifest.directory.string(), ": an engine for the backend ", manifest.backend,
+                       " runs on one host, and PRECAST_MPI is set: load it without `precast launch`"));
+  }
+  return DeviceSession::load(manifest, session_config(manifest, options),
+                             {.python_path = options.python_path,
+                              .rank_timeout = rank_timeout(options),
+                              .max_logit_rows = max_logit_rows,
+                              .log = options.log});
+}
+
+/// How long a sequence may be in a session whose blocks are counted, not weighed.
+KvPlan plan_counted(const EngineManifest& manifest, const EngineOptions& options, std::uint32_t num_blocks,
+                    std::size_t max_in_flight) {
   const std::vector<std::int64_t> windows = kv_group_windows(manifest.ranks.front().kv_groups);
-  // Its blocks are counted as bytes of one each: what remains to be found is how long a sequence may be.
-  const KvPlan kv_plan =
-      plan_kv_pool({.bytes_per_block = 1,
-                    .tokens_per_block = static_cast<std::uint64_t>(manifest.build.tokens_per_block),
-                    .windows = windows,
-                    .max_step_tokens = options.max_num_tokens * made.session->max_in_flight(),
-                    .engine_max_seq_len = static_cast<std::uint64_t>(manifest.model.max_seq_len),
-                    .wanted_max_seq_len = options.max_seq_len,
-                    .max_batch_size = options.max_batch_size,
-                    .kv_cache_bytes = made.num_blocks,
-                    .available_bytes = 0});
-  auto info = [=] { return describe(manifest, options, kv_plan, nullptr); };
+  return plan_kv_pool({.bytes_per_block = 1,
+                       .tokens_per_block = static_cast<std::uint64_t>(manifest.build.tokens_per_block),
+                       .windows = windows,
+                       .max_step_tokens = options.max_num_tokens * max_in_flight,
+                       .engine_max_seq_len = static_cast<std::uint64_t>(manifest.model.max_seq_len),
+                       .wanted_max_seq_len = options.max_seq_len,
+                       .max_batch_size = options.max_batch_size,
+                       .kv_cache_bytes = num_blocks,
+                       .available_bytes = 0});
+}
+
+/// An engine whose steps somebody else computes: what its graphs need is that session's business.
+LoadedEngine load_external(const EngineManifest& manifest, const EngineOptions& wanted) {
+  const EngineOptions options = within_plan(manifest, wanted);
+  check(options);
+  if (options.num_threads != 0 || !options.kernel_level.empty()) {
+    throw Error(ErrorCode::invalid_argument,
+                concat(manifest.directory.string(), ": num_threads and kernel_level are of ONNX Runtime on the CPU, and this ",
+                       "engine runs with ", manifest.backend, ": leave them out"));
+  }
+  MadeSession made = options.make_session ? options.make_session(session_config(manifest, options))
+                                          : load_device_session(manifest, options, options.max_batch_size);
+  const KvPlan kv_plan = plan_counted(manifest, options, made.num_blocks, made.session->max_in_flight());
+  auto info = [=, device = made.device] { return describe(manifest, options, kv_plan, nullptr, device); };
   return start(manifest, options, kv_plan, std::move(made.session), best_kernel_level(), std::move(info));
 }
 
@@ -272,12 +322,31 @@ RuntimeSupport runtime_support() {
           .max_world_size = std::int64_t{1} << 15};
 }
 
+RuntimeSupport device_support() {
+  RuntimeSupport support = runtime_support();
+  support.supports = [](std::string_view) { return true; };
+  support.backends.emplace_back("tensorrt");
+  return support;
+}
+
+namespace {
+
+/// The manifest of an engine that is to be loaded, if anybody can run it.
+EngineManifest read_loadable(const std::filesystem::path& directory, bool has_session) {
+  EngineManifest manifest = read_manifest(directory, device_support());
+  // What ONNX Runtime is to run, this library must have the ops of.
+  if (manifest.backend == "onnxruntime" && !has_session) manifest = read_manifest(directory, runtime_support());
+  return manifest;
+}
+
+}  // namespace
+
 LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOptions& wanted) {
   check(wanted);
   EngineOptions options = wanted;
   options.audit = options.audit || environment_wants_audit();
-  if (options.make_session) return load_external(directory, options);
-  const EngineManifest manifest = read_manifest(directory, runtime_support());
+  const EngineManifest manifest = read_loadable(directory, static_cast<bool>(options.make_session));
+  if (options.make_session || manifest.backend != "onnxruntime") return load_external(manifest, options);
   const std::vector<std::int64_t> windows = kv_group_windows(manifest.ranks.front().kv_groups);
   const KvPlan kv_plan = plan(manifest, windows, options);
   LoadedSession loaded = load_session(manifest, options, kv_plan, options.max_batch_size);
@@ -289,10 +358,25 @@ LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOpt
 
 LoadedModel load_model(const std::filesystem::path& directory, const EngineOptions& options) {
   check(options);
-  const EngineManifest manifest = read_manifest(directory, runtime_support());
+  const EngineManifest manifest = read_loadable(directory, false);
   EngineOptions one_sequence = options;
   one_sequence.max_batch_size = 1;
   const std::vector<std::int64_t> windows = kv_group_windows(manifest.ranks.front().kv_groups);
+  if (manifest.backend != "onnxruntime") {
+    // Of each row that is computed the logits are wanted: a plan gives no more of them than it has sequences.
+    one_sequence = within_plan(manifest, one_sequence);
+    one_sequence.max_num_tokens = std::min(one_sequence.max_num_tokens,
+                                           static_cast<std::uint32_t>(manifest.tensorrt->max_batch_size));
+    EngineOptions rows = one_sequence;
+    rows.max_batch_size = one_sequence.max_num_tokens;  // for a session, sequences are what has rows of logits
+    MadeSession made = load_device_session(manifest, rows, rows.max_num_tokens);
+    const KvPlan kv_plan = plan_counted(manifest, one_sequence, made.num_blocks, 1);
+    auto info = [=, device = made.device] { return describe(manifest, one_sequence, kv_plan, nullptr, device); };
+    auto model = std::make_unique<Model>(std::move(made.session), limits_of(manifest, kv_plan),
+                                         one_sequence.max_num_tokens,
+                                         static_cast<std::size_t>(manifest.build.tokens_per_block), windows);
+    return {std::move(model), std::move(info)};
+  }
   const KvPlan kv_plan = plan(manifest, windows, one_sequence);
   LoadedSession loaded = load_session(manifest, options, kv_plan, options.max_num_tokens);
   auto info = [=, rank0 = loaded.rank0] { return describe(manifest, one_sequence, kv_plan, rank0); };

@@ -10,27 +10,9 @@
 #include "runtime/native/src/engine_manifest.h"
 #include "runtime/native/src/log.h"
 #include "runtime/native/src/model.h"
+#include "runtime/native/src/session_factory.h"
 
 namespace precast {
-
-/// What a session that is not built in is told; precast_session_config_t.
-struct SessionConfig {
-  std::string engine_path;
-  std::uint64_t kv_cache_bytes = 0;
-  std::uint32_t max_batch_size = 0;
-  std::uint32_t max_num_tokens = 0;
-  std::uint32_t max_seq_len = 0;
-  std::uint32_t tokens_per_block = 0;
-  std::uint32_t num_kv_groups = 0;
-  std::uint32_t vocab_size = 0;
-};
-
-struct MadeSession {
-  std::unique_ptr<Session> session;
-  std::uint32_t num_blocks = 0;  ///< of its KV memory, over all groups
-};
-
-using SessionFactory = std::function<MadeSession(const SessionConfig&)>;
 
 /// How to load an engine; precast_engine_options_t, where each field is explained. 0 and "" are the defaults.
 struct EngineOptions {
@@ -47,8 +29,9 @@ struct EngineOptions {
   std::uint32_t iteration_stats_size = 0;
   std::uint32_t kv_events_size = 0;
   std::shared_ptr<LogitsProcessor> logits_processor;
-  SessionFactory make_session;  ///< empty: ONNX Runtime computes
+  SessionFactory make_session;  ///< empty: what the engine was built for computes
   std::string worker_path;
+  std::string python_path;
   std::uint32_t rank_timeout_s = 0;
   bool audit = false;  ///< EngineSettings::audit; the environment variable PRECAST_AUDIT asks for it too
   Log log;
@@ -62,7 +45,11 @@ struct LoadedEngine {
 /// What this library can run, with ONNX Runtime.
 RuntimeSupport runtime_support();
 
-/// Reads the manifest, sizes the KV pool, maps the weights, opens ONNX Runtime and starts the engine.
+/// What others can run for this library: it reads such an engine's manifest, and leaves it to them what its files need.
+RuntimeSupport device_support();
+
+/// Reads the manifest, sizes the KV pool, maps the weights, opens ONNX Runtime, or starts what runs the engine's ranks on
+/// devices, and starts the engine.
 /// Throws Error.
 LoadedEngine load_engine(const std::filesystem::path& directory, const EngineOptions& wanted);
 

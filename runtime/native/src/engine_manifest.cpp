@@ -115,6 +115,11 @@ OnnxRuntimeRequirements read_onnxruntime_requirements(const JsonCursor& value) {
           .opset = value.at("opset").integer(1, max_int32)};
 }
 
+TensorRtRequirements read_tensorrt_requirements(const JsonCursor& value) {
+  return {.max_batch_size = value.at("max_batch_size").integer(1, max_int32),
+          .max_num_tokens = value.at("max_num_tokens").integer(1, max_int32)};
+}
+
 ModelInfo read_model(const JsonCursor& value) {
   ModelInfo model;
   model.architecture = value.at("architecture").printable_name();
@@ -167,12 +172,15 @@ std::string listed_path(const JsonCursor& value, const std::vector<FileEntry>& f
   return path;
 }
 
-std::vector<RankFiles> read_ranks(const JsonCursor& list, const Mapping& mapping, const std::vector<FileEntry>& files) {
+/// `may_lack_weights`: whether a graph file may hold them.
+std::vector<RankFiles> read_ranks(const JsonCursor& list, const Mapping& mapping, const std::vector<FileEntry>& files,
+                                  bool may_lack_weights) {
   std::vector<RankFiles> ranks;
   for (const JsonCursor& value : list.elements()) {
     RankFiles rank;
     rank.graph = listed_path(value.at("graph"), files);
-    rank.weights = listed_path(value.at("weights"), files);
+    const JsonCursor weights = value.at("weights");
+    if (!may_lack_weights || !weights.is_null()) rank.weights = listed_path(weights, files);
     rank.kv_groups = read_kv_groups(value);
     rank.kv_caches = read_kv_caches(value, rank.kv_groups);
     ranks.push_back(std::move(rank));
@@ -223,13 +231,15 @@ EngineManifest parse_manifest(std::string_view text, const std::string& source, 
   manifest.precast_version = root.at("precast_version").printable_name();
   if (manifest.backend == "onnxruntime") {
     manifest.onnxruntime = read_onnxruntime_requirements(root.at("backend_requirements"));
+  } else {
+    manifest.tensorrt = read_tensorrt_requirements(root.at("backend_requirements"));
   }
   manifest.batch_invariant = root.at("batch_invariant").boolean();
   manifest.reproducible = root.at("reproducible").boolean();
   manifest.model = read_model(root.at("model"));
   manifest.build = read_build(root.at("build"));
   manifest.files = read_files(root.at("files"));
-  manifest.ranks = read_ranks(root.at("ranks"), manifest.mapping, manifest.files);
+  manifest.ranks = read_ranks(root.at("ranks"), manifest.mapping, manifest.files, manifest.tensorrt.has_value());
   check_kv_groups(root.at("ranks"), manifest.ranks);
   return manifest;
 }

@@ -42,7 +42,7 @@ struct Mapping {
 /// Paths are relative to the engine directory, and listed in EngineManifest::files.
 struct RankFiles {
   std::string graph;
-  std::string weights;
+  std::string weights;  ///< "" where the graph file holds them
   std::vector<KvGroupSpec> kv_groups;  ///< without a window first, then ascending; empty for a model without attention
   std::vector<KvCacheSpec> kv_caches;  ///< in the order of the graph's inputs
 };
@@ -60,12 +60,20 @@ struct OnnxRuntimeRequirements {
   std::int64_t opset = 0;
 };
 
+/// What this runtime has to know of an engine for TensorRT; the rest is for the process that runs it. Present where backend is
+/// "tensorrt".
+struct TensorRtRequirements {
+  std::int64_t max_batch_size = 0;  ///< sequences of a step
+  std::int64_t max_num_tokens = 0;  ///< tokens of a step
+};
+
 struct EngineManifest {
   std::filesystem::path directory;
   std::string precast_version;  ///< of the builder
   std::vector<std::string> required_names;  ///< "requires": ops and layouts, e.g. "ai.precast.Linear/1"
   std::string backend;
   std::optional<OnnxRuntimeRequirements> onnxruntime;
+  std::optional<TensorRtRequirements> tensorrt;
   bool batch_invariant = false;
   bool reproducible = false;
   ModelInfo model;

@@ -3,7 +3,7 @@
 #include <functional>
 
 #include "precast.h"
-#include "runtime/native/src/engine_loader.h"
+#include "runtime/native/src/session_factory.h"
 
 namespace precast {
 

@@ -38,6 +38,7 @@ EngineOptions to_options(const precast_engine_options_t* from) {
   EngineOptions to;
   if (options.onnxruntime_path != nullptr) to.onnxruntime_path = options.onnxruntime_path;
   if (options.worker_path != nullptr) to.worker_path = options.worker_path;
+  if (options.python_path != nullptr) to.python_path = options.python_path;
   to.rank_timeout_s = options.rank_timeout_s;
   if (options.kernel_level != nullptr) to.kernel_level = options.kernel_level;
   to.num_threads = options.num_threads;

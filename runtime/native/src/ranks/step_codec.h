@@ -19,8 +19,8 @@ struct StepLimits {
 /// Bytes of the largest step, encoded.
 std::size_t max_step_bytes(const StepLimits& limits) noexcept;
 
-/// Writes a step for ranks of the same build: id, then every array behind its length; needs_logits is not told, since all
-/// logits go to rank 0. Returns how many bytes. Throws std::logic_error where `to` is too small, or tokens are not known.
+/// Writes a step for ranks of the same build: id, then every array behind its length. Returns how many bytes. Throws
+/// std::logic_error where `to` is too small.
 std::size_t encode_step(const StepBatch& batch, std::span<std::byte> to);
 
 /// The opposite. Throws std::logic_error for bytes that are no step.

@@ -1,31 +1,13 @@
 #include "runtime/native/src/ranks/worker.h"
 
-#include <chrono>
 #include <exception>
-#include <stop_token>
-#include <thread>
 
 #include "runtime/native/src/concat.h"
 #include "runtime/native/src/engine_loader.h"
 #include "runtime/native/src/engine_manifest.h"
+#include "runtime/native/src/ranks/sign_of_life.h"
 
 namespace precast {
-namespace {
-
-constexpr std::chrono::milliseconds sign_interval{50};
-
-class SignOfLife {
- public:
-  explicit SignOfLife(Communicator& communicator)
-      : thread_([&communicator](const std::stop_token& stop) {
-          for (; !stop.stop_requested(); std::this_thread::sleep_for(sign_interval)) communicator.heartbeat();
-        }) {}
-
- private:
-  std::jthread thread_;
-};
-
-}  // namespace
 
 std::unique_ptr<OrtSession> load_rank(const std::string& engine_dir, const OrtSessionOptions& options) {
   const SignOfLife lives(*options.communicator);

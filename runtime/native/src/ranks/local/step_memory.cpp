@@ -8,11 +8,12 @@
 
 #include "plugins/collectives/cpu/futex.h"
 #include "runtime/native/src/concat.h"
+#include "runtime/native/src/utf8.h"
 
 namespace precast {
 namespace {
 
-constexpr std::uint64_t magic = 0x3130'5045'5453'4350;  // "PCSTEP01"
+constexpr std::uint64_t magic = 0x3230'5045'5453'4350;  // "PCSTEP02"
 constexpr std::size_t header_bytes = 4096;
 constexpr std::size_t page = 4096;
 
@@ -32,16 +33,41 @@ std::size_t round_up(std::size_t bytes) noexcept { return (bytes + page - 1) / p
 
 std::size_t slot_bytes(const StepMemorySizes& sizes) noexcept { return round_up(max_step_bytes(sizes.limits)); }
 
-std::size_t logits_bytes(const StepMemorySizes& sizes) noexcept {
-  return sizes.carries_logits ? round_up(sizes.limits.max_logit_rows * sizes.limits.vocab_size * sizeof(float)) : 0;
-}
+/// Where the arrays of a result begin, and the end of the last one.
+struct ResultOffsets {
+  explicit ResultOffsets(const StepMemorySizes& sizes) noexcept {
+    if (!sizes.carries_logits) return;
+    const std::size_t rows = sizes.limits.max_logit_rows;
+    const auto after = [](std::size_t offset, std::size_t count) { return (offset + count * sizeof(float) + 63) / 64 * 64; };
+    token_ids = after(0, rows * sizes.limits.vocab_size);
+    candidate_ids = after(token_ids, rows);
+    candidate_logits = after(candidate_ids, rows * sizes.max_candidates);
+    log_sums = after(candidate_logits, rows * sizes.max_candidates);
+    end = after(log_sums, rows);
+  }
+
+  std::size_t token_ids = 0;
+  std::size_t candidate_ids = 0;
+  std::size_t candidate_logits = 0;
+  std::size_t log_sums = 0;
+  std::size_t end = 0;
+};
+
+std::size_t result_bytes(const StepMemorySizes& sizes) noexcept { return round_up(ResultOffsets(sizes).end); }
 
 std::size_t workers_bytes(const StepMemorySizes& sizes) noexcept {
   return round_up(sizes.world_size * sizeof(StepMemory::Worker));
 }
 
+/// How much of a text fits, in whole characters: callers are promised UTF-8.
+std::size_t fitting_bytes(std::string_view text, std::size_t room) noexcept {
+  if (text.size() <= room) return text.size();
+  while (room > 0 && is_utf8_continuation(text[room])) --room;
+  return room;
+}
+
 std::size_t total_bytes(const StepMemorySizes& sizes) noexcept {
-  return header_bytes + workers_bytes(sizes) + sizes.num_slots * (slot_bytes(sizes) + logits_bytes(sizes));
+  return header_bytes + workers_bytes(sizes) + sizes.num_slots * (slot_bytes(sizes) + result_bytes(sizes));
 }
 
 }  // namespace
@@ -62,11 +88,14 @@ std::shared_ptr<StepMemory> StepMemory::open(std::shared_ptr<SharedMemory> memor
   }
   const Header& shared = header(*memory);
   if (shared.build_id != build_id) {
-    throw std::invalid_argument(concat("rank 0 runs build ", shared.build_id, " of precast and the engine, and this is ",
-                                       build_id, ": all ranks must run the same one"));
+    throw std::invalid_argument(concat("the engine runs build ", shared.build_id, " of precast and its files, and this rank ",
+                                       build_id, ": all must run the same one"));
   }
   const StepMemorySizes sizes = shared.sizes;
-  if (memory->size_bytes() != total_bytes(sizes)) throw std::invalid_argument("the memory of steps has another size");
+  if (memory->size_bytes() != total_bytes(sizes)) {
+    throw std::invalid_argument(concat("the memory of steps has ", memory->size_bytes(), " bytes, and this build of precast ",
+                                       "expects ", total_bytes(sizes), ": all ranks must run the same one"));
+  }
   return std::shared_ptr<StepMemory>(new StepMemory(std::move(memory), sizes));
 }
 
@@ -96,15 +125,18 @@ void StepMemory::report_done(std::size_t rank, std::uint32_t number) noexcept {
   if (self.done_sleepers.load() != 0) futex_wake_all(self.done);
 }
 
-void StepMemory::report_ready(std::size_t rank) noexcept {
+void StepMemory::report_ready(std::size_t rank, const WorkerProperties& properties) noexcept {
+  WorkerProperties& shown = worker(rank).properties;
+  shown = properties;
+  shown.device[sizeof shown.device - 1] = '\0';
   worker(rank).state.store(static_cast<std::uint32_t>(State::ready));
   futex_wake_all(worker(rank).state);
 }
 
-void StepMemory::report_error(std::size_t rank, std::int32_t code, const std::string& text) noexcept {
+void StepMemory::report_error(std::size_t rank, std::int32_t code, std::string_view text) noexcept {
   Worker& self = worker(rank);
   self.error_code = code;
-  self.error_bytes = static_cast<std::uint32_t>(std::min(text.size(), sizeof self.error));
+  self.error_bytes = static_cast<std::uint32_t>(fitting_bytes(text, sizeof self.error));
   std::memcpy(self.error, text.data(), self.error_bytes);
   self.state.store(static_cast<std::uint32_t>(State::failed));
   futex_wake_all(self.state);
@@ -124,10 +156,16 @@ std::byte* StepMemory::slot(std::uint32_t number) const noexcept {
   return memory_->data() + header_bytes + workers_bytes(sizes_) + number % sizes_.num_slots * slot_bytes(sizes_);
 }
 
-float* StepMemory::logits(std::uint32_t number) const noexcept {
-  std::byte* const all =
+StepArrays StepMemory::result(std::uint32_t number) const noexcept {
+  std::byte* const results =
       memory_->data() + header_bytes + workers_bytes(sizes_) + sizes_.num_slots * slot_bytes(sizes_);
-  return reinterpret_cast<float*>(all + number % sizes_.num_slots * logits_bytes(sizes_));
+  std::byte* const own = results + number % sizes_.num_slots * result_bytes(sizes_);
+  const ResultOffsets offsets(sizes_);
+  return {.logits = reinterpret_cast<float*>(own),
+          .token_ids = reinterpret_cast<std::int32_t*>(own + offsets.token_ids),
+          .candidate_ids = reinterpret_cast<std::int32_t*>(own + offsets.candidate_ids),
+          .candidate_logits = reinterpret_cast<float*>(own + offsets.candidate_logits),
+          .log_sums = reinterpret_cast<float*>(own + offsets.log_sums)};
 }
 
 }  // namespace precast

@@ -81,7 +81,7 @@ std::string find_worker(const std::string& option) {
                                            " or the option worker_path to its path"));
 }
 
-WorkerProcesses::WorkerProcesses(const std::string& program, const std::vector<WorkerArguments>& workers,
+WorkerProcesses::WorkerProcesses(const WorkerProgram& program, const std::vector<WorkerArguments>& workers,
                                  std::shared_ptr<RankMemory> ranks, const Log& log)
     : ranks_(std::move(ranks)), log_(log ? std::make_unique<LogQueue>(log) : nullptr), wake_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (wake_fd_ < 0) throw Error(ErrorCode::io, concat("cannot watch worker processes: ", system_message(errno)));
@@ -113,7 +113,7 @@ WorkerProcesses::~WorkerProcesses() {
   ::close(wake_fd_);
 }
 
-void WorkerProcesses::start(const std::string& program, const WorkerArguments& worker) {
+void WorkerProcesses::start(const WorkerProgram& program, const WorkerArguments& worker) {
   WorkerArguments inherited = worker;
   inherited.parent_pid = ::getpid();
   inherited.is_read = log_ != nullptr;
@@ -143,6 +143,8 @@ void WorkerProcesses::start(const std::string& program, const WorkerArguments& w
   // After the pipe, whose number may be one of these: nothing says that 0, 1 and 2 are open here.
   ::posix_spawn_file_actions_adddup2(&settings.files, rank_memory, inherited.rank_memory);
   ::posix_spawn_file_actions_adddup2(&settings.files, step_memory, inherited.step_memory);
+  // Nothing else: what the user's program has open, and did not think of workers, would stay open in them.
+  ::posix_spawn_file_actions_addclosefrom_np(&settings.files, first_inherited_fd + 2);
   ::posix_spawn_file_actions_addopen(&settings.files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
   // A process group of its own: a Ctrl-C is for the user's program, which ends its workers in order. No signal blocked.
   sigset_t no_signals;
@@ -152,19 +154,22 @@ void WorkerProcesses::start(const std::string& program, const WorkerArguments& w
   ::posix_spawnattr_setflags(&settings.attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK);
 
   std::vector<std::string> texts = inherited.to_strings();
-  texts.insert(texts.begin(), program);
+  texts.insert(texts.begin(), program.first_arguments.begin(), program.first_arguments.end());
+  texts.insert(texts.begin(), program.path);
   std::vector<char*> arguments;
   for (std::string& text : texts) arguments.push_back(text.data());
   arguments.push_back(nullptr);
   Process process{.rank = worker.rank, .output = output[0]};
   const int error =
-      ::posix_spawn(&process.pid, program.c_str(), &settings.files, &settings.attributes, arguments.data(), environ);
+      ::posix_spawnp(&process.pid, program.path.c_str(), &settings.files, &settings.attributes, arguments.data(), environ);
   ::close(rank_memory);
   ::close(step_memory);
   if (output[1] >= 0) ::close(output[1]);
   if (error != 0) {
     if (output[0] >= 0) ::close(output[0]);
-    throw Error(ErrorCode::io, concat("cannot start rank ", worker.rank, " with ", quote(program), ": ", system_message(error)));
+    const std::string choice = program.choice.empty() ? "" : concat(": ", program.choice);
+    throw Error(error == ENOENT ? ErrorCode::not_found : ErrorCode::io,
+                concat("cannot start rank ", worker.rank, " with ", quote(program.path), ": ", system_message(error), choice));
   }
   process.pidfd = static_cast<int>(::syscall(SYS_pidfd_open, process.pid, 0));
   processes_.push_back(process);

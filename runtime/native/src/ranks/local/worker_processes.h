@@ -21,7 +21,14 @@ namespace precast {
 /// Throws Error(not_found).
 std::string find_worker(const std::string& option);
 
-/// The processes of ranks 1, 2, ..., which end with this object, and with this process.
+/// A program that runs a rank.
+struct WorkerProgram {
+  std::string path{};  ///< looked for on the PATH where it is a mere name
+  std::vector<std::string> first_arguments{};  ///< before those of the worker
+  std::string choice{};  ///< how to choose another one, for errors: "set X to its path"
+};
+
+/// The processes of ranks, which end with this object, and with this process.
 ///
 /// A thread watches them: one that ends while it is needed fails all ranks, with a reason that names it and its last words.
 /// What they write goes to the log, line by line, with the number of its rank; where nobody reads that, to this process's
@@ -29,7 +36,7 @@ std::string find_worker(const std::string& option);
 class WorkerProcesses {
  public:
   /// Starts one process for each of `workers`, whose descriptors of memory are this process's. Throws Error.
-  WorkerProcesses(const std::string& program, const std::vector<WorkerArguments>& workers,
+  WorkerProcesses(const WorkerProgram& program, const std::vector<WorkerArguments>& workers,
                   std::shared_ptr<RankMemory> ranks, const Log& log);
   WorkerProcesses(const WorkerProcesses&) = delete;
   WorkerProcesses& operator=(const WorkerProcesses&) = delete;
@@ -52,7 +59,7 @@ class WorkerProcesses {
     std::string last_words{};  ///< the last line that was no message
   };
 
-  void start(const std::string& program, const WorkerArguments& worker);
+  void start(const WorkerProgram& program, const WorkerArguments& worker);
   void kill_all() noexcept;
   void watch();
   void reap(Process& process);

@@ -1,0 +1,141 @@
+"""Times PagedAttention's device kernels on an NVIDIA GPU, over the time that reading K and V must take.
+
+    python tools/bench/gpu_attention.py --batch 1 8 64 --context 512 4096 32768
+
+Decoding is bound by memory: its floor is the bytes of K and V over the bandwidth of a copy on this GPU. A prompt is
+bound by the tensor cores: its row gives the rate of its products, half of the square, to be set against the data sheet.
+Each figure is the median of repeated runs of the op's launches, timed by events on the stream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpu import measure_bandwidth
+from precast.plugins.device.compile_triton import compile_kernels
+from precast.plugins.device.driver import call_driver
+from precast.plugins.device.launcher import Launcher
+from precast.plugins.paged_attention.device.kernels import kernel_specs
+from precast.plugins.paged_attention.device.launches import StepShape, launches, workspace
+from precast.plugins.paged_attention.schema import PagedAttentionAttributes
+
+RUNS = 30
+TOKENS_PER_BLOCK = 64
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Of a layer: query heads, KV heads, and their size."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+    def attributes(self) -> PagedAttentionAttributes:
+        return PagedAttentionAttributes(
+            self.num_heads, self.num_kv_heads, self.head_dim, self.head_dim**-0.5, "kvrow.bf16/1", TOKENS_PER_BLOCK
+        )
+
+
+class Bench:
+    """The kernels of one layer, on GPU 0."""
+
+    def __init__(self, heads: Heads) -> None:
+        from cuda.bindings import driver
+
+        self._driver: Any = driver
+        self._call("cuInit", 0)
+        device = self._call("cuDeviceGet", 0)
+        self._call("cuCtxSetCurrent", self._call("cuDevicePrimaryCtxRetain", device))
+        attribute = driver.CUdevice_attribute
+        major = self._call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
+        minor = self._call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
+        self._op = heads.attributes()
+        specs = kernel_specs(self._op, heads.head_dim, 1, has_norm=False, has_sinks=False)
+        self._launcher = Launcher(driver, compile_kernels(specs, [f"sm_{major}{minor}"], ptx=False))
+        self._events = [self._call("cuEventCreate", driver.CUevent_flags.CU_EVENT_DEFAULT) for _ in range(2)]
+
+    def seconds(self, sequences: int, context: int, rows: int) -> float:
+        """Median time of a step of so many sequences with this context, each with so many rows."""
+        op = self._op
+        blocks = -(-context // TOKENS_PER_BLOCK)
+        shape = StepShape(sequences * rows, sequences, blocks)
+        tables = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
+        arrays: dict[str, np.ndarray[Any, Any]] = {
+            "query_starts": np.arange(sequences + 1, dtype=np.int32) * rows,
+            "context_lengths": np.full(sequences, context, np.int32),
+            "block_tables": tables,
+            "inv_freq": np.geomspace(1, 1e-4, op.head_dim // 2).astype(np.float32),
+        }
+        sizes = {
+            "qkv": 2 * shape.num_tokens * op.qkv_features,
+            "kv": tables.size * op.block_bytes,
+            "output": 2 * shape.num_tokens * op.num_heads * op.head_dim,
+            "workspace": workspace(op, shape).size_bytes,
+            **{name: array.nbytes for name, array in arrays.items()},
+        }
+        memory = {name: self._call("cuMemAlloc", size) for name, size in sizes.items()}
+        try:
+            addresses = {name: int(address) for name, address in memory.items()}
+            for name in ("qkv", "kv"):
+                self._call("cuMemsetD8", memory[name], 0, sizes[name])
+            for name, array in arrays.items():
+                self._call("cuMemcpyHtoD", addresses[name], array.ctypes.data, array.nbytes)
+            for region in workspace(op, shape).regions:
+                addresses[region.name] = addresses["workspace"] + region.offset
+            steps = launches(op, shape, has_rope=True, has_norm=False, has_sinks=False)
+
+            def run() -> None:
+                for launch in steps:
+                    self._launcher.launch(launch, addresses, stream=0)
+
+            return self._time(run)
+        finally:
+            for address in memory.values():
+                self._call("cuMemFree", address)
+
+    def _time(self, run: Callable[[], None]) -> float:
+        start, end = self._events
+        times = []
+        for _ in range(RUNS + 3):
+            self._call("cuEventRecord", start, 0)
+            run()
+            self._call("cuEventRecord", end, 0)
+            self._call("cuEventSynchronize", end)
+            times.append(float(self._call("cuEventElapsedTime", start, end)) / 1e3)
+        return statistics.median(times[3:])
+
+    def _call(self, name: str, *arguments: object) -> Any:
+        return call_driver(self._driver, name, *arguments)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--heads", nargs=3, type=int, default=[32, 8, 128], metavar=("QUERY", "KV", "SIZE"))
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 64])
+    parser.add_argument("--context", nargs="+", type=int, default=[512, 4096, 32768])
+    args = parser.parse_args()
+    heads = Heads(*args.heads)
+    name, bandwidth = measure_bandwidth()
+    bench = Bench(heads)
+    print(f"{name}: {bandwidth / 1e9:.0f} GB/s, {heads}\n")
+    print("| step | microseconds | of the floor | TFLOP/s |")
+    print("| --- | --- | --- | --- |")
+    for context in args.context:
+        for batch in args.batch:
+            seconds = bench.seconds(batch, context, rows=1)
+            floor = batch * context * 2 * 2 * heads.num_kv_heads * heads.head_dim / bandwidth
+            print(f"| decode, {batch} x {context} | {seconds * 1e6:.0f} | {seconds / floor:.2f} | |", flush=True)
+        seconds = bench.seconds(1, context, rows=context)
+        flops = 2 * 2 * heads.num_heads * heads.head_dim * context * context / 2
+        print(f"| prompt of {context} | {seconds * 1e6:.0f} | | {flops / seconds / 1e12:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
