@@ -29,6 +29,9 @@ LogitsFunction = Callable[[Sequence[int]], NDArray[np.float32]]
 FLOAT32_TOLERANCE = 1e-4
 BFLOAT16_TOLERANCE = 0.05
 """Transformers' own bfloat16 models err by 0.007 to 0.028 on the tests' tiny Llamas: this is about twice the most."""
+FLOAT16_TOLERANCE = 0.01
+"""Roundings are an eighth of bfloat16's."""
+HALF_TOLERANCES = {"bfloat16": BFLOAT16_TOLERANCE, "float16": FLOAT16_TOLERANCE}
 BASELINE_FACTOR = 2.0
 
 TOOLCHAIN = ("ml_dtypes", "numpy", "onnx", "onnx-ir")
@@ -107,9 +110,9 @@ def verify_logits(
         run_logits: The engine's.
         reference_logits: The reference's, in float32.
         prompts: Token ids; at least one prompt, each of at least one token.
-        dtype: Of the engine's weights, "float32" or "bfloat16".
+        dtype: Of the engine's weights, "float32", "bfloat16" or "float16".
         reference: What the reference is, for the report.
-        baseline_logits: The reference's own model in bfloat16; only read for a bfloat16 engine.
+        baseline_logits: The reference's own model in that dtype; only read for one of 16 bits.
 
     Raises:
         ValueError: no prompts, an empty prompt, an unknown dtype, or logits of different shapes.
@@ -118,10 +121,10 @@ def verify_logits(
         raise ValueError("verification needs at least one prompt, and at least one token in each")
     expected = [reference_logits(prompt) for prompt in prompts]
     results = tuple(_compare(run_logits(prompt), logits) for prompt, logits in zip(prompts, expected, strict=True))
-    if dtype == "bfloat16" and baseline_logits is not None:
+    if dtype in HALF_TOLERANCES and baseline_logits is not None:
         pairs = zip(prompts, expected, strict=True)
         baseline = max(_compare(baseline_logits(prompt), logits).error for prompt, logits in pairs)
-        reason = f"{BASELINE_FACTOR:g} times the error {baseline:.3g} of the reference's own model in bfloat16"
+        reason = f"{BASELINE_FACTOR:g} times the error {baseline:.3g} of the reference's own model in {dtype}"
         return VerificationReport(dtype, reference, BASELINE_FACTOR * baseline, reason, results)
     return VerificationReport(dtype, reference, *_fixed_tolerance(dtype), results)
 
@@ -149,7 +152,7 @@ def save_report(
 
 
 def _fixed_tolerance(dtype: str) -> tuple[float, str]:
-    tolerances = {"float32": FLOAT32_TOLERANCE, "bfloat16": BFLOAT16_TOLERANCE}
+    tolerances = {"float32": FLOAT32_TOLERANCE, **HALF_TOLERANCES}
     if dtype not in tolerances:
         raise ValueError(f"there is no tolerance for dtype {dtype!r}; known: {', '.join(tolerances)}")
     return tolerances[dtype], f"fixed for {dtype}"

@@ -85,18 +85,21 @@ def _token_ids(engine_dir: Path, prompts: Sequence[str], max_seq_len: int) -> li
 
 def _references(
     backend: str, checkpoint: Checkpoint, manifest: EngineManifest
-) -> tuple[LogitsFunction, LogitsFunction]:
-    """The checkpoint's logits in float32, and with the roundings of an engine with these dtypes."""
+) -> tuple[LogitsFunction, LogitsFunction | None]:
+    """The checkpoint's logits in float32, and with the roundings of an engine with these dtypes, where there is one."""
     if backend == "numpy":
         from precast.builder.reference import ReferenceModel
 
         model = functools.partial(ReferenceModel, checkpoint.config, checkpoint, max_seq_len=manifest.model.max_seq_len)
+        if manifest.build.dtype == "float16":  # of which the CPU's ops, and so their references, have no layout
+            return model(), None
         return (
             model(),
             model(dtype=manifest.build.dtype, kv_cache_dtype=manifest.build.kv_cache_dtype),
         )
     if backend == "hf":
-        return _HuggingFaceModel(checkpoint.path, "float32"), _HuggingFaceModel(checkpoint.path, "bfloat16")
+        half = "float16" if manifest.build.dtype == "float16" else "bfloat16"
+        return _HuggingFaceModel(checkpoint.path, "float32"), _HuggingFaceModel(checkpoint.path, half)
     raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
 
 

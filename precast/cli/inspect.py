@@ -52,7 +52,9 @@ def _report_memory(manifest: EngineManifest, indices: dict[str, WeightsIndex], a
     from precast.cli.memory_tables import report_memory
 
     ranks, blocks = rank_memories(manifest, indices), KvBlockCounts.of(manifest)
-    return report_memory(ranks, blocks, asked, available_memory_bytes())
+    # Of an engine for GPUs this host's own memory says nothing.
+    available = available_memory_bytes() if manifest.backend == "onnxruntime" else None
+    return report_memory(ranks, blocks, asked, available)
 
 
 def _to_json(engine: Path, manifest: EngineManifest, indices: dict[str, WeightsIndex]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from precast.checkpoints.engine_kv import kv_memories, kv_page_bytes
 from precast.checkpoints.engine_manifest import EngineManifest
 from precast.checkpoints.weights_reader import read_weights_index
+from precast.plugins.collectives.device.group import GroupError
 from precast.plugins.collectives.device.nccl_group import NcclGroup
 from precast.plugins.collectives.device.open_group import open_group
 from precast.plugins.device.driver import call_driver
@@ -68,7 +69,7 @@ def open_session(engine: Path, manifest: EngineManifest, toolkit: Toolkit, limit
     """Load a rank's plan and weights, and size its KV pools.
 
     Raises:
-        EngineLoadError: TensorRT refuses the plan.
+        EngineLoadError: TensorRT refuses the plan, or ranks cannot meet.
         NativeError: there is not enough memory.
         DeviceError: the device refuses something.
     """
@@ -161,13 +162,16 @@ class _Opening:
         if mapping.world_size == 1:
             return None
         assert exchange is not None  # the library gives it where there are several ranks
-        group = open_group(
-            mapping.tensor_parallel_size,
-            mapping.pipeline_parallel_size,
-            self._limits.rank,
-            exchange,
-            driver=self._toolkit.driver,
-        )
+        try:
+            group = open_group(
+                mapping.tensor_parallel_size,
+                mapping.pipeline_parallel_size,
+                self._limits.rank,
+                exchange,
+                driver=self._toolkit.driver,
+            )
+        except GroupError as error:
+            raise make_error(ErrorCode.UNSUPPORTED_ENGINE, f"{self._engine}: {error}") from error
         self._cleanup.callback(group.abort)
         self._toolkit.group.install(group)
         return group

@@ -151,7 +151,7 @@ class SessionTable:
             return self._error(error.code, str(error))
         except EngineError as error:
             return self._error(_ENGINE_ERRORS.get(type(error), ErrorCode.INTERNAL), str(error))
-        except Exception as error:  # noqa: BLE001 - must not cross C; the engine raises it again as text
+        except BaseException as error:  # noqa: BLE001 - must not cross C; the engine raises it again as text
             return self._error(ErrorCode.INTERNAL, f"{type(error).__name__}: {error}")
         return None
 

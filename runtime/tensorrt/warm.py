@@ -10,7 +10,8 @@ from precast.runtime.tensorrt.session import TensorRtSession
 from precast.runtime.tensorrt.step import TOKEN_SOURCE, Step
 
 _CONTEXT_TOKENS = (1 << 4, 1 << 8, 1 << 11, 1 << 13)
-"""Prompts' kernels do not depend on their length, but TensorRT may choose others for long ones."""
+"""Prompts' kernels do not depend on their length, but TensorRT may choose others for long ones. How wide block tables
+are concerns our own kernels only, which were compiled when the plan was built."""
 
 
 def run_shapes(

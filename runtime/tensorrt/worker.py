@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -61,11 +62,12 @@ def open_rank(config: SessionConfigStruct, exchange: Callable[[bytes], list[byte
 
 def _warm(opened: OpenedSession, config: SessionConfigStruct, manifest: EngineManifest) -> None:
     """Run all shapes before the engine has any, and keep what was compiled."""
+    longest = manifest.model.max_seq_len
     num_steps = run_shapes(
         opened.session,
         max_batch_size=config.max_batch_size,
         max_num_tokens=config.max_num_tokens,
-        max_context=manifest.model.max_seq_len,
+        max_context=min(longest, config.max_seq_len or longest),
         num_kv_groups=config.num_kv_groups,
     )
     compiled = opened.network.compiled()
@@ -80,6 +82,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the rank that the arguments name, until its engine ends. Returns the exit status."""
     # What Python raises for it would be lost in a call from C, whose result would be wrong: it ends the process.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    logging.basicConfig(format="%(message)s")  # on the standard error, which the engine reads
+    logging.getLogger("precast").setLevel(logging.INFO)
     library = load_library()
     table = SessionTable(library, open_rank)
     texts = (ctypes.c_char_p * len(arguments))(*(argument.encode("utf-8", "surrogateescape") for argument in arguments))

@@ -54,6 +54,8 @@ def test_the_error_is_relative_to_the_greatest_logit_of_the_prompt() -> None:
         ("float32", 0.0011, False),
         ("bfloat16", 0.49, True),
         ("bfloat16", 0.51, False),
+        ("float16", 0.09, True),
+        ("float16", 0.11, False),
     ],
 )
 def test_the_tolerance_follows_the_dtype(dtype: str, error: float, passed: bool) -> None:
@@ -107,7 +109,7 @@ def test_misuse_is_an_error() -> None:
         verify_logits(expected, expected, [], dtype="float32", reference="a table")
     with pytest.raises(ValueError, match=r"^verification needs at least one prompt"):
         verify_logits(expected, expected, [(1,), ()], dtype="float32", reference="a table")
-    with pytest.raises(ValueError, match=r"^there is no tolerance for dtype 'int8'; known: float32, bfloat16$"):
+    with pytest.raises(ValueError, match=r"^there is no tolerance for dtype 'int8'; known: float32, bfloat16, float16$"):
         verify(expected, "int8")
     with pytest.raises(ValueError, match=r"^logits have shape \[1, 5\], the reference's \[2, 5\]$"):
         verify(lambda token_ids: expected(token_ids)[:1])

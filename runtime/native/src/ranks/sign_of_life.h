@@ -40,8 +40,8 @@ class SignOfLife {
   Regularly beats_;
 };
 
-/// Shows that a rank lives during calls that may rightly take long and cannot show it themselves, but only so long: one that
-/// never returns is found out in the end.
+/// Shows that a rank lives during calls that may rightly take long and cannot show it themselves, but only so long: one
+/// that never returns is found out in the end.
 class SignOfCalls {
  public:
   /// `interval`: less than half of what others wait for a sign. It costs a wake-up each, during calls or not.
