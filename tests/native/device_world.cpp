@@ -27,6 +27,8 @@ DeviceWorld::DeviceWorld(const DevicePlan& plan, const Settings& settings) {
   for (int rank = 0; rank < plan.world_size(); ++rank) {
     directory_.write("rank" + std::to_string(rank) + "/model.plan", "plan");
   }
+  const std::string results_rank = std::to_string(plan.world_size() - plan.tensor_parallel_size);
+  environment_.push_back(std::make_unique<EnvironmentScope>("DEVICE_RESULTS_RANK", results_rank.c_str()));
   for (const auto& [name, value] : settings) {
     environment_.push_back(std::make_unique<EnvironmentScope>(name, value.c_str()));
   }

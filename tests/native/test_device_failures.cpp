@@ -196,6 +196,22 @@ TEST("device failures: handing over a step may take longer than the timeout, as 
   CHECK((world.tokens.at({1, 0}) == device_output({4, 5}, 6)));
 }
 
+TEST("device failures: a device that waits for a rank which still compiles is not hung, and that rank is, if it never ends") {
+  {
+    DeviceWorld world({.tensor_parallel_size = 2}, {{"DEVICE_HANGS", "1:enqueue.1:2500"}, {"DEVICE_LATE_MS", "3000,0"}});
+    world.options.rank_timeout_s = 1;
+    world.load();
+    world.submit(1, {4, 5}, DeviceWorld::greedy(1));
+    world.wait(1);
+    CHECK((world.tokens.at({1, 0}) == device_output({4, 5}, 1)));
+  }
+  DeviceWorld world({.tensor_parallel_size = 2}, {{"DEVICE_STOPS", "1:enqueue.3:0"}, {"DEVICE_LATE_MS", "1,0"}});
+  world.options.rank_timeout_s = 1;
+  world.load();
+  CHECK_EQ(failure_of(world), "rank 1 has made no progress for 1 s, while the engine waited for it to compute its part of a "
+                              "step");
+}
+
 TEST("device failures: a rank that is killed while nobody waits for it is found out by the next request") {
   DeviceWorld world({.tensor_parallel_size = 2});
   world.load();

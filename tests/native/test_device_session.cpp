@@ -158,7 +158,7 @@ TEST("device: three ranks meet, and the engine has the blocks that all of them h
 
 TEST("device: a rank whose results nobody reads may lag behind, but no further than the steps in flight") {
   // Only the last stage's first rank is waited for. The other one takes long for a step, while the engine could go on.
-  DeviceWorld world({.pipeline_parallel_size = 2}, {{"DEVICE_HANGS", "0:is_done.5:30"}, {"DEVICE_LATE_MS", "1"}});
+  DeviceWorld world({.pipeline_parallel_size = 2}, {{"DEVICE_HANGS", "0:is_done.5:10"}, {"DEVICE_LATE_MS", "1"}});
   world.load();
   run_greedy_requests(world);
   world.end();

@@ -206,8 +206,11 @@ TEST("workers: every argument of a worker arrives, whatever is in it") {
 
 TEST("workers: a process has the two memories open, and nothing that this program has") {
   const std::string mine = "/dev/zero";
-  const int descriptor = ::open(mine.c_str(), O_RDONLY);  // as who does not think of other processes opens a file
-  CHECK(descriptor >= 0);
+  // As who does not think of other processes opens a file; away from the numbers that the memories get.
+  const int low = ::open(mine.c_str(), O_RDONLY);
+  const int descriptor = ::fcntl(low, F_DUPFD, 100);
+  ::close(low);
+  CHECK(descriptor >= 100);
   const Ended ended = run_to_its_end("for fd in /proc/$$/fd/*; do readlink $fd; done; exit 3");
   ::close(descriptor);
   int num_memories = 0;

@@ -184,8 +184,8 @@ typedef struct precast_engine_options {
    * variable PRECAST_MPI names what `precast build-mpi` has made: then ranks are the processes of this MPI job, which run
    * `precast-worker --mpi` in all ranks but 0, and threads are shared out between those of a host. */
   const char *worker_path;
-  /* Seconds without any progress after which a rank that others wait for counts as hung. A long prompt is progress.
-   * 0: 60. */
+  /* Seconds without any progress after which a rank that others wait for counts as hung. A long prompt is progress. On a
+   * device a step must be computed within it; handing it over, which may compile kernels, may take ten times as long. 0: 60. */
   uint32_t rank_timeout_s;
   /* The Python that runs the ranks of an engine for TensorRT, each in a process of its own; precast[tensorrt-runtime] is
    * installed there. NULL: the environment variable PRECAST_PYTHON, else python3 on the PATH. */
@@ -479,7 +479,8 @@ typedef struct precast_step {
   const int32_t *num_candidates;
 } precast_step_t;
 
-/* What a step gave. The arrays are owned by the session and valid until its next call. C are the rows with num_candidates
+/* What a step gave. The arrays are owned by the session and valid until its next call. Of several ranks only tensor rank 0 of
+ * the last stage has a result that anybody reads. C are the rows with num_candidates
  * above 0, K is the session's max_candidates; of a row's K places only the first num_candidates are looked at. */
 typedef struct precast_step_result {
   size_t struct_size;
@@ -530,8 +531,8 @@ typedef struct precast_session_properties {
 
 /* A session that is not built in, such as one on a GPU. All functions are called from one thread at a time (create from the
  * thread in precast_engine_new, the others from the engine's), with what create has written to `*session`. Each returns NULL
- * or an error, which the library takes. An error of enqueue or collect fails the requests of that step and no others. Steps
- * are collected in the order in which they were enqueued, at most max_in_flight at a time. user_data stays the caller's own
+ * or an error, which the library takes. An error of enqueue or collect fails the requests of that step and no others, in a
+ * process of precast_worker_run all of its engine's. Steps are collected in the order in which they were enqueued, at most max_in_flight at a time. user_data stays the caller's own
  * and is passed back to create; what create writes to `*session` is the session's own until destroy. */
 typedef struct precast_session_table {
   size_t struct_size;

@@ -3,12 +3,13 @@
 //
 //     DEVICE_BLOCKS=40,30        num_blocks of each rank (64)         DEVICE_IN_FLIGHT=2,1    max_in_flight of each rank (2)
 //     DEVICE_CHOOSES=0           chooses_tokens (1)                   DEVICE_CANDIDATES=8     max_candidates (0)
-//     DEVICE_LATE_MS=3           is_done is false for so long         DEVICE_EXCHANGES=100    turns of exchange in create (0)
+//     DEVICE_LATE_MS=3,0         is_done of each rank is false so long  DEVICE_EXCHANGES=100    turns of exchange in create (0)
 //     DEVICE_WRITES=text         to stdout and stderr, in create
 //     DEVICE_FAILS=RANK:WHERE:CODE     reports an error       WHERE is "create", or a function and its step: "collect.3"
 //     DEVICE_EXITS=RANK:WHERE:STATUS   ends the process
 //     DEVICE_HANGS=RANK:WHERE:MS       does not return for so long
 //     DEVICE_STOPS=RANK:WHERE:0        stops the process, as SIGSTOP does
+//     DEVICE_RESULTS_RANK=1            the only rank that gives results (0)
 //     DEVICE_NO_TOKEN=5                the row behind this token has no largest logit
 //
 // `precast_device_worker --engine DIR` loads this engine with itself as its Python, tells what is logged, and "running" after
@@ -113,7 +114,7 @@ class DeviceModel {
         max_in_flight_(number_of_rank("DEVICE_IN_FLIGHT", config.rank, 2)),
         max_candidates_(number("DEVICE_CANDIDATES", 0)),
         chooses_tokens_(number("DEVICE_CHOOSES", 1) != 0),
-        late_(number("DEVICE_LATE_MS", 0)),
+        late_(number_of_rank("DEVICE_LATE_MS", config.rank, 0)),
         no_token_(static_cast<std::int32_t>(number("DEVICE_NO_TOKEN", std::numeric_limits<std::int32_t>::max()))),
         memory_(number_of_rank("DEVICE_BLOCKS", config.rank, 64), std::vector<std::int32_t>(config.tokens_per_block, -1)) {}
 
@@ -142,6 +143,10 @@ class DeviceModel {
     if (step.num_logit_rows > config_.max_batch_size || step.num_tokens > config_.max_num_tokens) {
       return failed(PRECAST_ERROR_INTERNAL, "a step is larger than the limits that create was told");
     }
+    if (step.id != last_id_ + 1) {
+      return failed(PRECAST_ERROR_INTERNAL, "step " + std::to_string(step.id) + " follows step " + std::to_string(last_id_));
+    }
+    last_id_ = step.id;
     spoil();
     in_flight_.push_back({&step, Clock::now()});
     most_in_flight_ = std::max(most_in_flight_, in_flight_.size());
@@ -170,6 +175,7 @@ class DeviceModel {
     }
     chosen_[id] = tokens_;
     chosen_.erase(chosen_.begin(), chosen_.lower_bound(id > 8 ? id - 8 : 0));
+    if (config_.rank != number("DEVICE_RESULTS_RANK", 0)) return nullptr;  // nobody reads the others' results
     result.logits = logits_.data();
     result.token_ids = tokens_.data();
     result.candidate_ids = candidate_ids_.data();
@@ -272,6 +278,7 @@ class DeviceModel {
   const std::int32_t no_token_;
   std::vector<std::vector<std::int32_t>> memory_;  // [block][position within it]: the token there
   std::deque<InFlight> in_flight_;
+  std::uint64_t last_id_ = 0;
   std::map<std::uint64_t, std::vector<std::int32_t>> chosen_;  // of each step
   std::vector<float> logits_;
   std::vector<std::int32_t> tokens_;

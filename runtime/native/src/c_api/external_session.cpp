@@ -70,8 +70,11 @@ struct ExternalStep {
 
 class ExternalSession final : public Session {
  public:
-  ExternalSession(const precast_session_table_t& table, const precast_session_config_t& config)
-      : table_(table), vocab_size_(config.vocab_size), candidate_check_(config.vocab_size) {
+  ExternalSession(const precast_session_table_t& table, const precast_session_config_t& config, bool gives_results)
+      : table_(table),
+        vocab_size_(config.vocab_size),
+        gives_results_(gives_results),
+        candidate_check_(config.vocab_size) {
     precast_session_properties_t properties{};
     properties.struct_size = sizeof properties;
     check(table_.create(table_.user_data, &config, &properties, &session_));
@@ -108,6 +111,7 @@ class ExternalSession final : public Session {
     precast_step_result_t result{};
     result.struct_size = sizeof result;
     check(table_.collect(session_, step, &result));
+    if (!gives_results_) return {};
     return to_result(*oldest, result);
   }
 
@@ -170,6 +174,7 @@ class ExternalSession final : public Session {
 
   const precast_session_table_t table_;
   const std::size_t vocab_size_;
+  const bool gives_results_;
   void* session_ = nullptr;
   std::string device_;
   std::uint32_t num_blocks_ = 0;
@@ -210,7 +215,7 @@ MadeSession make(const precast_session_table_t& table, const SessionConfig& from
     config.exchange = exchange;
     config.exchange_data = &shown;
   }
-  auto session = std::make_unique<ExternalSession>(table, config);
+  auto session = std::make_unique<ExternalSession>(table, config, from.gives_results);
   const std::uint32_t num_blocks = session->num_blocks();
   if (num_blocks < 1 || num_blocks > INT32_MAX / 2) {
     throw Error(ErrorCode::invalid_argument, concat("the session has num_blocks ", num_blocks, "; it needs 1 to ",

@@ -104,6 +104,7 @@ class Steps {
       } else {
         // Also where there is no room: a device that waits for one whose process has ended is done with nothing any more.
         if (link_.has_failed()) return;
+        link_.show_whom_it_waits_for();
         rest(Clock::now() - started_);
       }
     }
@@ -115,6 +116,7 @@ class Steps {
     auto batch = std::make_unique<StepBatch>();
     if (!link_.next_step(*batch)) return false;
     compiling_.during([&] { session_.enqueue(*batch); });
+    link_.report_taken();
     if (in_flight_.empty()) started_ = Clock::now();
     in_flight_.push_back(std::move(batch));
     link_.communicator().heartbeat();

@@ -54,6 +54,7 @@ class StepMemory {
   struct Worker {
     alignas(64) std::atomic<std::uint32_t> done;  ///< its latest step
     std::atomic<std::uint32_t> done_sleepers;
+    std::atomic<std::uint32_t> taken;  ///< its latest step that was handed to a device
     std::atomic<std::uint32_t> state;  ///< a State
     std::int32_t error_code;           ///< of State::failed
     std::uint32_t error_bytes;

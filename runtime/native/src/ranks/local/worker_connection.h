@@ -33,6 +33,11 @@ class WorkerConnection final : public WorkerLink {
   /// That the oldest step not yet reported is done, and its result where this rank is the one that gives it: rows of logits
   /// for those that need them, tokens and candidates for those that want these.
   void report_result(const StepBatch& batch, const StepResult& result, std::size_t max_candidates);
+  /// That the latest step read was handed to the device.
+  void report_taken() noexcept { steps_->worker(rank_).taken.store(number_); }
+  /// To be called again and again while the device computes: it may wait for those of ranks that have not begun the step
+  /// yet, perhaps because they compile for it. Then they are who others wait for, and not this rank.
+  void show_whom_it_waits_for() noexcept;
   /// Whether no step will follow, or the ranks have failed.
   bool is_over() const noexcept { return steps_->is_stopped() || ranks_->has_failed(); }
 
@@ -50,6 +55,7 @@ class WorkerConnection final : public WorkerLink {
   const unsigned spins_;
   SharedMemoryCommunicator communicator_;
   std::uint32_t number_ = 0;    ///< of the latest step that was read
+  bool waits_for_a_rank_ = false;
   std::uint32_t num_done_ = 0;  ///< of the latest step that was reported
 };
 
