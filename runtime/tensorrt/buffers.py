@@ -5,6 +5,8 @@ V = vocabulary, K = candidates of a row; R, S, T as in shapes.py.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -28,7 +30,7 @@ class Part:
 
     @property
     def num_bytes(self) -> int:
-        return 4 * int(np.prod(self.shape))
+        return 4 * math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ class StepOutputs:
     num_candidates: int
     chooses_tokens: bool
 
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - there are as many of these as engines in a process, which is one
     def choices(self, num_rows: int) -> Layout:
         """Of everything but logits, for R rows."""
         sizes: list[tuple[str, tuple[int, ...]]] = [("tokens", (num_rows,))] if self.chooses_tokens else []

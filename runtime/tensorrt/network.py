@@ -121,11 +121,15 @@ class Network:
         )
         return engine.create_execution_context(config)
 
-    def run(self, shape: StepShape, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
-        """Enqueue a step.
+    def replay(self, shape: StepShape) -> bool:
+        """Enqueue a step whose shape is recorded. False: it is not, and nothing happens."""
+        graph = self._graphs.get(shape)
+        if graph is not None:
+            self._device.launch(graph)
+        return graph is not None
 
-        A shape that repeats is recorded as a graph when it is first met, and replayed from then on: its addresses must
-        be the same each time.
+    def run(self, shape: StepShape, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
+        """Enqueue a step, and record its shape where that repeats: its addresses must be the same each time.
 
         Args:
             shapes: Of the inputs that a step brings.
@@ -134,10 +138,6 @@ class Network:
         Raises:
             DeviceError: TensorRT, a plugin or the device refuses it.
         """
-        graph = self._graphs.get(shape)
-        if graph is not None:
-            self._device.launch(graph)
-            return
         context = self._contexts[shape.profile]
         self._bind(context, shapes, addresses)
         self._execute(context)

@@ -103,6 +103,7 @@ class TensorRtSession:
         self._layouts: dict[StepShape, Layout] = {}
         self._in_flight: deque[_InFlight] = deque()
         self._num_enqueued = 0
+        self._is_enqueuing = False  # a step, a part of which may be on its way
         self._last_id = 0
 
     @property
@@ -135,17 +136,17 @@ class TensorRtSession:
         shape = self._shapes.shape_of(step)
         layout = self._layout_of(shape)
         self._inputs.write(step, layout, slot.inputs)
+        self._is_enqueuing = True
         self._device.copy_in(self._buffers.inputs, slot.inputs[: layout.num_bytes])
-        addresses = layout.addresses(self._buffers.inputs)
-        choices = Layout((), 0)
-        if self._outputs is not None:
-            choices = self._outputs.choices(shape.num_rows)
-            addresses |= choices.addresses(self._buffers.choices)
-        self._network.run(shape, layout.shapes(), addresses)
+        choices = Layout((), 0) if self._outputs is None else self._outputs.choices(shape.num_rows)
+        if not self._network.replay(shape):
+            addresses = layout.addresses(self._buffers.inputs) | choices.addresses(self._buffers.choices)
+            self._network.run(shape, layout.shapes(), addresses)
         self._in_flight.append(self._read_back(step, choices, slot))
         self._device.record(slot.done)
         self._num_enqueued += 1
         self._last_id = step.id
+        self._is_enqueuing = False
 
     def _layout_of(self, shape: StepShape) -> Layout:
         if not shape.repeats:
@@ -180,7 +181,7 @@ class TensorRtSession:
 
         Raises:
             DeviceError: the device could not compute it.
-        GroupError: another rank did not do its part.
+            GroupError: another rank did not do its part.
         """
         oldest = self._oldest(step_id)
         self._device.wait(oldest.slot.done)
@@ -234,10 +235,17 @@ class TensorRtSession:
         self._last_id = 0
 
     def close(self) -> None:
-        """Waits for what is in flight, and releases the plan and the device."""
+        """Waits for what is in flight, and releases the plan and the device.
+
+        Where this rank has others, steps that have not ended may wait for ranks that are gone. Nothing is waited for
+        then: the end of the process releases what it had.
+        """
+        if self._group is not None and (self._in_flight or self._is_enqueuing):
+            self._group.abort()
+            return
         if self._device.finish():
             self._device.drop_graphs()  # they run what the plan has loaded
         self._network.close()
         if self._group is not None:
-            self._group.abort()  # the process ends, and others may have ended already: nobody waits for anybody
+            self._group.abort()  # others may have ended already: nobody waits for anybody
         self._device.close()

@@ -109,7 +109,9 @@ def test_misuse_is_an_error() -> None:
         verify_logits(expected, expected, [], dtype="float32", reference="a table")
     with pytest.raises(ValueError, match=r"^verification needs at least one prompt"):
         verify_logits(expected, expected, [(1,), ()], dtype="float32", reference="a table")
-    with pytest.raises(ValueError, match=r"^there is no tolerance for dtype 'int8'; known: float32, bfloat16, float16$"):
+    with pytest.raises(
+        ValueError, match=r"^there is no tolerance for dtype 'int8'; known: float32, bfloat16, float16$"
+    ):
         verify(expected, "int8")
     with pytest.raises(ValueError, match=r"^logits have shape \[1, 5\], the reference's \[2, 5\]$"):
         verify(lambda token_ids: expected(token_ids)[:1])

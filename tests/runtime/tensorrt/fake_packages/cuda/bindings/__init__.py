@@ -1,0 +1,3 @@
+"""Only the driver."""
+
+__version__ = "13.5.0"
