@@ -6,12 +6,13 @@ first is the cause, and TensorRT then fails in its own words.
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from precast.plugins.tensorrt.fields import PLUGIN_NAMESPACE, FieldType
+from precast.plugins.tensorrt.fields import PLUGIN_NAMESPACE, FieldType, field_types, from_arrays, to_array
 from precast.plugins.tensorrt.kernel_sets import KERNELS
 
 
@@ -22,6 +23,24 @@ class Op(Protocol):
     def NAME(self) -> str: ...  # noqa: N802 - a module's constant
     @property
     def VERSION(self) -> int: ...  # noqa: N802
+
+
+@dataclass(frozen=True)
+class PluginCall:
+    """What TensorRT gives a plugin that is to run.
+
+    Attributes:
+        shapes: Of the inputs.
+        inputs, outputs: Device addresses.
+        workspace_address: Of as many bytes as get_workspace_size has said.
+        stream: The handle of a CUDA stream.
+    """
+
+    shapes: Sequence[Sequence[int]]
+    inputs: Sequence[int]
+    outputs: Sequence[int]
+    workspace_address: int
+    stream: int
 
 
 def make_plugin_base(trt: Any, op: Op, errors: list[str]) -> Any:
@@ -54,15 +73,8 @@ def make_plugin_base(trt: Any, op: Op, errors: list[str]) -> Any:
             """The fields that an equal plugin is made from."""
 
         @abstractmethod
-        def run(
-            self,
-            shapes: Sequence[Sequence[int]],
-            inputs: Sequence[int],
-            outputs: Sequence[int],
-            workspace_address: int,
-            stream: int,
-        ) -> None:
-            """Enqueue what the op does on `stream`; `shapes` are the inputs'. Exceptions become errors."""
+        def run(self, call: PluginCall) -> None:
+            """Enqueue what the op does on the call's stream. Exceptions become errors."""
 
         def get_capability_interface(self, kind: object) -> Any:
             del kind
@@ -115,7 +127,8 @@ def make_plugin_base(trt: Any, op: Op, errors: list[str]) -> Any:
             """Returns 0, or 1 where it failed."""
             del output_descs
             try:
-                self.run([desc.dims for desc in input_descs], inputs, outputs, workspace_address, stream)
+                shapes = [desc.dims for desc in input_descs]
+                self.run(PluginCall(shapes, inputs, outputs, workspace_address, stream))
             except Exception as error:  # noqa: BLE001 - must not cross C++; the session raises it again as text
                 errors.append(f"{op.NAME}: {error}")
                 return 1
@@ -127,7 +140,7 @@ def make_plugin_base(trt: Any, op: Op, errors: list[str]) -> Any:
 def make_plugin_creator(
     trt: Any,
     op: Op,
-    field_types: Mapping[str, FieldType],
+    types: Mapping[str, FieldType],
     make: Callable[[Mapping[str, NDArray[Any]]], Any],
     errors: list[str],
 ) -> Any:
@@ -136,7 +149,7 @@ def make_plugin_creator(
     Args:
         trt: The module.
         op: Its schema.
-        field_types: Of the attributes that a node of a new network has.
+        types: Of the attributes that a node of a new network has.
         make: A plugin from these, or from what a plan holds: fields say which it is, only a plan's name their kernels.
         errors: Gets a sentence with the node's name for each exception of `make`.
     """
@@ -150,7 +163,7 @@ def make_plugin_creator(
             empty = np.empty(0, np.int8)
             kinds = {int: trt.PluginFieldType.INT32, float: trt.PluginFieldType.FLOAT32, str: trt.PluginFieldType.CHAR}
             self.field_names = trt.PluginFieldCollection(
-                [trt.PluginField(name, empty, kinds[kind]) for name, kind in field_types.items()]
+                [trt.PluginField(name, empty, kinds[kind]) for name, kind in types.items()]
             )
 
         def create_plugin(self, name: str, collection: Sequence[Any], phase: object) -> Any:
@@ -162,6 +175,34 @@ def make_plugin_creator(
                 return None
 
     return Creator()
+
+
+def make_fields_plugin_base(trt: Any, op: Op, errors: list[str]) -> Any:
+    """The class that plugins derive from which have one output, and are nothing but a dataclass of fields."""
+    base: Any = make_plugin_base(trt, op, errors)
+
+    class FieldsPlugin(base):  # type: ignore[misc]  # made for the module
+        def __init__(self, plugin_fields: Any) -> None:
+            super().__init__(num_outputs=1)
+            self._fields = plugin_fields
+
+        def clone(self) -> Any:
+            return type(self)(self._fields)
+
+        def to_arrays(self) -> dict[str, NDArray[Any]]:
+            return {name: to_array(value) for name, value in asdict(self._fields).items()}
+
+    return FieldsPlugin
+
+
+def make_fields_creator(trt: Any, op: Op, fields_class: type[Any], plugin_class: Any, errors: list[str]) -> Any:
+    """The creator of plugins that derive from FieldsPlugin; see make_plugin_creator."""
+    types = field_types(fields_class)
+
+    def make(arrays: Mapping[str, NDArray[Any]]) -> Any:
+        return plugin_class(fields_class(**from_arrays(op.NAME, types, arrays)))
+
+    return make_plugin_creator(trt, op, types, make, errors)
 
 
 def half_type(trt: Any, dtype: str) -> Any:

@@ -19,7 +19,13 @@ from precast.plugins.device.launcher import Launcher
 from precast.plugins.device.launcher import open_launcher as open_launcher_on_device
 from precast.plugins.tensorrt.fields import check_dtype, field_types, from_arrays, to_array
 from precast.plugins.tensorrt.kernel_sets import KERNELS_SHA256, KernelSet, KernelSets, OpenLauncher
-from precast.plugins.tensorrt.plugin_base import half_type, has_type, make_plugin_base, make_plugin_creator
+from precast.plugins.tensorrt.plugin_base import (
+    PluginCall,
+    half_type,
+    has_type,
+    make_plugin_base,
+    make_plugin_creator,
+)
 
 
 @dataclass(frozen=True)
@@ -81,25 +87,17 @@ def make_creator(
             del num_inputs
             return has_type(trt, tensors[position], half_type(trt, self._fields.dtype))
 
-        def run(
-            self,
-            shapes: Sequence[Sequence[int]],
-            inputs: Sequence[int],
-            outputs: Sequence[int],
-            workspace_address: int,
-            stream: int,
-        ) -> None:
-            del workspace_address
-            rows, features = shapes[0]
+        def run(self, call: PluginCall) -> None:
+            rows, features = call.shapes[0]
             kernels = self._kernels
             run_all_reduce(
                 self._fields,
                 group(),
                 lambda: kernel_sets.launcher(kernels),
                 rows * features,
-                inputs[0],
-                outputs[0],
-                stream,
+                call.inputs[0],
+                call.outputs[0],
+                call.stream,
             )
 
     def make(arrays: Mapping[str, NDArray[Any]]) -> AllReducePlugin:

@@ -11,7 +11,7 @@ from precast.plugins.paged_attention.device.launches import StepShape, workspace
 from precast.plugins.paged_attention.tensorrt.fields import FIELD_TYPES, HALF_INPUTS, POOL, PluginFields
 from precast.plugins.paged_attention.tensorrt.run import run_step
 from precast.plugins.tensorrt.kernel_sets import KERNELS_SHA256, KernelSet, KernelSets, OpenLauncher
-from precast.plugins.tensorrt.plugin_base import half_type, has_type, make_plugin_base, make_plugin_creator
+from precast.plugins.tensorrt.plugin_base import PluginCall, half_type, has_type, make_plugin_base, make_plugin_creator
 
 CompileKernels = Callable[[PluginFields], bytes]
 """The kernels of a plugin, as bytes; asked once for each set of equal fields."""
@@ -87,17 +87,10 @@ def make_creator(
             del outputs
             return workspace_size(self._fields, inputs[0].max[0], inputs[2].max[0], inputs[3].max[1])
 
-        def run(
-            self,
-            shapes: Sequence[Sequence[int]],
-            inputs: Sequence[int],
-            outputs: Sequence[int],
-            workspace_address: int,
-            stream: int,
-        ) -> None:
+        def run(self, call: PluginCall) -> None:
             launcher = kernel_sets.launcher(self._kernels)
-            shape = StepShape(shapes[0][0], shapes[2][0], shapes[3][1])
-            run_step(self._fields, launcher, shape, inputs, outputs, workspace_address, stream)
+            shape = StepShape(call.shapes[0][0], call.shapes[2][0], call.shapes[3][1])
+            run_step(self._fields, launcher, shape, call.inputs, call.outputs, call.workspace_address, call.stream)
 
     def make(arrays: Mapping[str, NDArray[Any]]) -> PagedAttentionPlugin:
         plugin_fields = PluginFields.from_arrays(arrays)

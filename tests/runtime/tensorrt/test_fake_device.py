@@ -590,8 +590,7 @@ def test_handles_are_as_awkward_as_those_of_cuda_bindings() -> None:
 
 def test_names_and_values_are_those_of_tensorrt_rtx() -> None:
     real = pytest.importorskip("tensorrt_rtx")
-    if real.__version__ != trt.__version__:
-        pytest.skip(f"the fake is {trt.__version__}, installed is {real.__version__}")
+    assert real.__version__ == trt.__version__, "the fake is of the version that pyproject.toml asks for"
     for name in sorted({*trt.__all__} - {*trt.FOR_TESTS}):
         ours, theirs = getattr(trt, name), getattr(real, name)
         if isinstance(ours, enum.EnumMeta):

@@ -125,7 +125,7 @@ except EngineLoadError as error:
     )
     kind, *rest = result.stdout.splitlines()
     if kind == "there is a driver":
-        pytest.skip("this machine has one")
+        pytest.skip("there is an NVIDIA driver here, and the refusal is for machines without")
     assert kind == "DynamicLibNotFoundError"
     (line,) = rest
     assert line.startswith(f"5 {engine}: the engine runs on an NVIDIA GPU, and CUDA finds none here (")
