@@ -30,7 +30,8 @@ from precast.runtime.tensorrt.toolkit import Toolkit
 FREE_MEMORY_FRACTION = 0.9
 """Of what is left when the plan is loaded: what KV pools take where nobody says how much. The rest is for what the
 driver and other processes still need."""
-MAX_BLOCKS = (1 << 31) - 2
+MAX_BLOCKS = (1 << 30) - 1
+"""What the library takes."""
 
 Exchange = Callable[[bytes], list[bytes]]
 """Shows every rank's bytes to all: as many from each, in the order of ranks."""
@@ -242,6 +243,32 @@ class _Opening:
         )
         return buffers, slots
 
+    def _num_blocks(self) -> int:
+        """How many KV blocks there are: as many as all ranks are to have, or as this one has room for."""
+        wanted = self._limits.kv_cache_bytes
+        page_bytes = kv_page_bytes(self._files.kv_caches)
+        total_bytes = sum(kv_page_bytes(rank.kv_caches) for rank in self._manifest.ranks)
+        if total_bytes == 0:
+            return 1
+        if wanted:
+            if wanted < total_bytes:
+                raise NativeError(
+                    ErrorCode.RESOURCE_EXHAUSTED,
+                    f"kv_cache_bytes is {wanted}, and a KV block of all ranks takes {total_bytes}: give at least that",
+                )
+            return min(wanted // total_bytes, MAX_BLOCKS)
+        if page_bytes == 0:  # a stage without attention takes as many as the others have
+            return MAX_BLOCKS
+        free = self._device.free_bytes()
+        blocks = int(FREE_MEMORY_FRACTION * free) // page_bytes - 1
+        if blocks < 1:
+            raise NativeError(
+                ErrorCode.RESOURCE_EXHAUSTED,
+                f"{self._device.name}: {free} bytes of memory are free when the plan is loaded, and a KV block "
+                f"takes {page_bytes}: free some, or use a GPU with more",
+            )
+        return min(blocks, MAX_BLOCKS)
+
     def _allocate_pools(self) -> tuple[dict[str, tuple[int, ...]], dict[str, int], int]:
         """Shapes and addresses of pools, by the names of inputs and outputs; how many blocks they have.
 
@@ -249,21 +276,7 @@ class _Opening:
         """
         caches = self._files.kv_caches
         memories = kv_memories(caches)
-        page_bytes = kv_page_bytes(caches)
-        if self._limits.kv_cache_bytes:
-            blocks = self._limits.kv_cache_bytes // sum(kv_page_bytes(rank.kv_caches) for rank in self._manifest.ranks)
-        elif page_bytes:
-            free = self._device.free_bytes()
-            blocks = int(FREE_MEMORY_FRACTION * free) // page_bytes - 1
-            if blocks < 1:
-                raise NativeError(
-                    ErrorCode.RESOURCE_EXHAUSTED,
-                    f"{self._device.name}: {free} bytes of memory are free when the plan is loaded, and a KV block "
-                    f"takes {page_bytes}: free some, or use a GPU with more",
-                )
-        else:
-            blocks = 1
-        blocks = max(1, min(blocks, MAX_BLOCKS))
+        blocks = self._num_blocks()
         shapes: dict[str, tuple[int, ...]] = {}
         addresses: dict[str, int] = {}
         for sharing in memories:

@@ -53,7 +53,7 @@ def opens_and_leaves_nothing(engine: Path, expected: type[Exception], **limits: 
 def test_pools_have_what_is_asked_for_and_one_block_more(fake_engine: FakeEngine) -> None:
     engine = fake_engine("float16")
     page = kv_page_bytes(read_manifest(engine).ranks[0].kv_caches)
-    for bytes_asked, num_blocks in ((7 * page, 7), (8 * page - 1, 7), (page, 1), (1, 1)):
+    for bytes_asked, num_blocks in ((7 * page, 7), (8 * page - 1, 7), (page, 1)):
         with open_world(engine, kv_cache_bytes=bytes_asked) as world:
             assert world.opened.num_blocks == num_blocks
             shapes = {name: shape for call, name, shape in _set_shapes() if name.startswith("kv.")}
@@ -112,6 +112,18 @@ def test_too_little_memory_for_a_block_is_one_sentence(fake_engine: FakeEngine, 
     assert str(caught) == (
         f"Small GPU: {2 * page} bytes of memory are free when the plan is loaded, and a KV block takes {page}: "
         "free some, or use a GPU with more"
+    )
+
+
+def test_less_than_a_block_was_asked_for(fake_engine: FakeEngine, machine: Callable[..., None]) -> None:
+    machine()
+    engine = fake_engine("float16")
+    page = kv_page_bytes(read_manifest(engine).ranks[0].kv_caches)
+    caught = opens_and_leaves_nothing(engine, NativeError, kv_cache_bytes=page - 1)
+    assert isinstance(caught, NativeError)
+    assert caught.code == ErrorCode.RESOURCE_EXHAUSTED
+    assert str(caught) == (
+        f"kv_cache_bytes is {page - 1}, and a KV block of all ranks takes {page}: give at least that"
     )
 
 
