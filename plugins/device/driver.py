@@ -28,3 +28,16 @@ def call_driver(driver: Any, name: str, *arguments: object, what: str = "") -> A
         words = text.decode() if isinstance(text, bytes) else f"error {int(status)}"
         raise DeviceError(f"{name}{f' of {what}' if what else ''}: {words}")
     return results[0] if results else None
+
+
+def device_capability(driver: Any, device: Any) -> int:
+    """Compute capability: 89 is 8.9."""
+    attribute = driver.CUdevice_attribute
+    major, minor = (
+        int(call_driver(driver, "cuDeviceGetAttribute", which, device))
+        for which in (
+            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        )
+    )
+    return 10 * major + minor

@@ -7,7 +7,7 @@ from typing import Any
 
 from precast.plugins.device.compiled_kernel import CompiledKernel
 from precast.plugins.device.driver import DeviceError as DeviceError
-from precast.plugins.device.driver import call_driver
+from precast.plugins.device.driver import call_driver, device_capability
 from precast.plugins.device.launch import Launch
 from precast.plugins.device.select_kernels import select_kernels
 from precast.plugins.device.serialize import from_bytes, to_bytes
@@ -35,15 +35,7 @@ class Launcher:
         """
         self._driver = driver
         device = call_driver(driver, "cuCtxGetDevice")
-        attribute = driver.CUdevice_attribute
-        major, minor = (
-            call_driver(driver, "cuDeviceGetAttribute", which, device)
-            for which in (
-                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-                attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-            )
-        )
-        self._kernels = select_kernels(kernels, int(major), int(minor))
+        self._kernels = select_kernels(kernels, *divmod(device_capability(driver, device), 10))
         self._functions = {name: self._load(kernel) for name, kernel in self._kernels.items()}
 
     def launch(self, launch: Launch, addresses: Mapping[str, int], stream: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precast.plugins.device.driver import DeviceError, call_driver
+from precast.plugins.device.driver import DeviceError, call_driver, device_capability
 from precast.runtime.errors import ErrorCode, NativeError
 
 _NAME_BYTES = 128
@@ -20,19 +20,6 @@ def device_name(driver: Any, device: Any) -> str:
     """As the driver calls it, e.g. "NVIDIA L4"."""
     name: bytes = call_driver(driver, "cuDeviceGetName", _NAME_BYTES, device)
     return name.split(b"\0", 1)[0].decode("utf-8", "replace")  # behind the zero is whatever was in the buffer
-
-
-def device_capability(driver: Any, device: Any) -> int:
-    """Compute capability: 89 is 8.9."""
-    attribute = driver.CUdevice_attribute
-    major, minor = (
-        int(call_driver(driver, "cuDeviceGetAttribute", which, device))
-        for which in (
-            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-        )
-    )
-    return 10 * major + minor
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from precast.plugins.device.driver import DeviceError
+from precast.plugins.tensorrt.logger import make_logger
 from precast.runtime.errors import ErrorCode, make_error
 from precast.runtime.tensorrt.device import Device, Graph
 from precast.runtime.tensorrt.shapes import CONTEXT, DECODE, StepShape
@@ -33,7 +34,7 @@ class Network:
         self._trt, self._device, self._source = trt, device, source
         self._messages: list[str] = []
         self._plugin_errors = plugin_errors
-        self._logger = _make_logger(trt, self._messages)
+        self._logger = make_logger(trt, self._messages, lambda message: say(f"TensorRT: {message}"))
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
@@ -182,19 +183,3 @@ class Network:
 def say(message: str) -> None:
     """A line for the log of the engine, which reads what this process writes."""
     print(message, file=sys.stderr, flush=True)
-
-
-def _make_logger(trt: Any, messages: list[str]) -> Any:
-    """A logger that keeps errors, and says warnings."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the module is only known now
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: object, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                messages.append(message.strip())
-            elif severity == trt.ILogger.WARNING:
-                say(f"TensorRT: {message.strip()}")
-
-    return Logger()

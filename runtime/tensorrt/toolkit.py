@@ -11,10 +11,10 @@ from typing import Any
 
 from precast.checkpoints.engine_manifest import EngineManifest, TensorRtRequirements
 from precast.plugins.collectives.device.group import GroupSlot
-from precast.plugins.device.driver import call_driver
+from precast.plugins.device.driver import call_driver, device_capability
 from precast.plugins.tensorrt.creators import register_creators
 from precast.runtime.errors import ErrorCode, NativeError, make_error
-from precast.runtime.tensorrt.device import device_capability, device_name
+from precast.runtime.tensorrt.device import device_name
 
 _PORTABLE = "portable"
 _PORTABLE_LEAST = 80

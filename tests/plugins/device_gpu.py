@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precast.plugins.device.compile_triton import compile_kernels
-from precast.plugins.device.driver import call_driver
+from precast.plugins.device.driver import call_driver, device_capability
 from precast.plugins.device.kernel_spec import KernelSpec
 from precast.plugins.device.launch import Launch
 from precast.plugins.device.launcher import Launcher
@@ -29,15 +29,7 @@ def open_gpu() -> tuple[Any, str]:
     call_driver(driver, "cuInit", 0)
     device = call_driver(driver, "cuDeviceGet", 0)
     call_driver(driver, "cuCtxSetCurrent", call_driver(driver, "cuDevicePrimaryCtxRetain", device))
-    attribute = driver.CUdevice_attribute
-    major, minor = (
-        call_driver(driver, "cuDeviceGetAttribute", which, device)
-        for which in (
-            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-        )
-    )
-    return driver, f"sm_{major}{minor}"
+    return driver, f"sm_{device_capability(driver, device)}"
 
 
 @functools.cache

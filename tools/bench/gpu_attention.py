@@ -19,7 +19,7 @@ import numpy as np
 
 from gpu import measure_bandwidth
 from precast.plugins.device.compile_triton import compile_kernels
-from precast.plugins.device.driver import call_driver
+from precast.plugins.device.driver import call_driver, device_capability
 from precast.plugins.device.launcher import Launcher
 from precast.plugins.paged_attention.device.kernels import kernel_specs
 from precast.plugins.paged_attention.device.launches import StepShape, launches, workspace
@@ -53,12 +53,11 @@ class Bench:
         self._call("cuInit", 0)
         device = self._call("cuDeviceGet", 0)
         self._call("cuCtxSetCurrent", self._call("cuDevicePrimaryCtxRetain", device))
-        attribute = driver.CUdevice_attribute
-        major = self._call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
-        minor = self._call("cuDeviceGetAttribute", attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
         self._op = heads.attributes()
         specs = kernel_specs(self._op, heads.head_dim, 1, has_norm=False, has_sinks=False)
-        self._launcher = Launcher(driver, compile_kernels(specs, [f"sm_{major}{minor}"], ptx=False))
+        self._launcher = Launcher(
+            driver, compile_kernels(specs, [f"sm_{device_capability(driver, device)}"], ptx=False)
+        )
         self._events = [self._call("cuEventCreate", driver.CUevent_flags.CU_EVENT_DEFAULT) for _ in range(2)]
 
     def seconds(self, sequences: int, context: int, rows: int) -> float:

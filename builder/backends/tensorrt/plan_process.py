@@ -19,6 +19,7 @@ from precast.checkpoints.weights_reader import read_weights_index
 from precast.plugins.collectives.device.group import DeviceGroup, GroupError
 from precast.plugins.device.kernel_spec import KernelSpec
 from precast.plugins.tensorrt.creators import register_creators
+from precast.plugins.tensorrt.logger import make_logger
 
 
 class PlanError(Exception):
@@ -53,7 +54,7 @@ class _PlanBuilder:
         self._trt: Any = importlib.import_module(job.library)
         self._messages: list[str] = []
         self._plugin_errors: list[str] = []
-        self._logger = _make_logger(self._trt, self._messages)
+        self._logger = make_logger(self._trt, self._messages)
         self._weights: np.memmap[Any, Any] | None = None
 
     def build(self) -> int:
@@ -126,17 +127,3 @@ class _PlanBuilder:
 def _refuse_to_meet() -> DeviceGroup:
     """The group of plugins, which do not run here: there are no other ranks yet."""
     raise GroupError("TensorRT runs plugins by which ranks meet while it builds; that is not supported")
-
-
-def _make_logger(trt: Any, messages: list[str]) -> Any:
-    """A logger that keeps errors."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]  # the module is only known now
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: object, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                messages.append(message.strip())
-
-    return Logger()
