@@ -12,26 +12,26 @@ from precast.checkpoints.rope import DynamicScaling, LongRopeScaling, RopeScalin
 
 WEIGHT_LAYOUTS = {"float32": "x16k1.f32/1", "bfloat16": "x16k2.bf16/1"}
 KV_LAYOUTS = {"float32": "kv16.f32/1", "bfloat16": "kv16.bf16/1"}
-TENSORRT_WEIGHT_LAYOUTS = {"bfloat16": "dense.bf16/1", "float16": "dense.f16/1"}
-TENSORRT_KV_LAYOUTS = {"bfloat16": "kvrow.bf16/1", "float16": "kvrow.f16/1"}
-TENSORRT_OPTIONS = ("target", "quantization", "group_size", "weights", "max_batch_size", "max_num_tokens")
-"""Fields of BuildConfig that have no meaning on other backends. A TensorRtPlan says what follows from each of them."""
+DEVICE_WEIGHT_LAYOUTS = {"bfloat16": "dense.bf16/1", "float16": "dense.f16/1"}
+DEVICE_KV_LAYOUTS = {"bfloat16": "kvrow.bf16/1", "float16": "kvrow.f16/1"}
+DEVICE_OPTIONS = ("target", "quantization", "group_size", "weights", "max_batch_size", "max_num_tokens")
+"""Fields of BuildConfig that have no meaning on CPUs. A DevicePlan says what follows from each of them."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TensorRtPlan:
-    """What the plans of a TensorRT engine are built with.
+class DevicePlan:
+    """What an engine for GPUs is built with.
 
     Attributes:
-        library: The import name of the library.
-        library_version: Plans of TensorRT-RTX load in no other.
+        library: What runs the network: the import name of TensorRT, or "onnxruntime".
+        library_version: Plans of TensorRT-RTX load in no other; of ONNX Runtime it is the oldest.
         kernel_compiler: Name and version of what compiles our kernels.
-        targets: See backends/tensorrt/targets.py.
+        targets: See backends/tensorrt/targets.py and backends/onnxruntime_cuda/planning.py.
         min_capability: The least compute capability of a GPU that runs the engine: 89 is 8.9.
         quantization: A name in quantize.formats, or None.
-        separate_weights: Weights are inputs of the network, and lie beside the plan.
+        separate_weights: Weights are inputs of the network, and lie beside it.
         max_batch_size: Most sequences of a step.
         max_num_tokens: Most tokens of a step.
     """
@@ -56,7 +56,7 @@ class BuildPlan:
         kv_cache_dtype: A key of the backend's KV layouts.
         max_seq_len: Most tokens of a sequence.
         notes: Sentences for people: what differs from what they may expect.
-        tensorrt: None for other backends.
+        device: None for CPUs.
     """
 
     dtype: str
@@ -64,15 +64,15 @@ class BuildPlan:
     tokens_per_block: int
     max_seq_len: int
     notes: tuple[str, ...] = ()
-    tensorrt: TensorRtPlan | None = None
+    device: DevicePlan | None = None
 
     @property
     def weight_layout(self) -> str:
-        return (WEIGHT_LAYOUTS if self.tensorrt is None else TENSORRT_WEIGHT_LAYOUTS)[self.dtype]
+        return (WEIGHT_LAYOUTS if self.device is None else DEVICE_WEIGHT_LAYOUTS)[self.dtype]
 
     @property
     def kv_layout(self) -> str:
-        return (KV_LAYOUTS if self.tensorrt is None else TENSORRT_KV_LAYOUTS)[self.kv_cache_dtype]
+        return (KV_LAYOUTS if self.device is None else DEVICE_KV_LAYOUTS)[self.kv_cache_dtype]
 
     def effective_window(self, window: int | None) -> int | None:
         """The window of an attention layer, None where no sequence is long enough to leave it."""
@@ -86,12 +86,19 @@ def plan_build(model: ModelConfig, config: BuildConfig, backend: str = "onnxrunt
         BuildError: the model or the backend cannot do what the config asks.
         ModuleNotFoundError: what the backend builds with is not installed.
     """
-    tensorrt = None
+    device = None
     if backend == "tensorrt":
-        from precast.builder.backends.tensorrt.planning import plan_dtypes, plan_tensorrt
+        from precast.builder.backends.device_planning import plan_dtypes
+        from precast.builder.backends.tensorrt.planning import TITLE, plan_tensorrt
 
-        dtype, kv_cache_dtype, notes = plan_dtypes(model, config)
-        tensorrt = plan_tensorrt(model, config)
+        dtype, kv_cache_dtype, notes = plan_dtypes(model, config, TITLE)
+        device = plan_tensorrt(model, config)
+    elif backend == "onnxruntime-cuda":
+        from precast.builder.backends.device_planning import plan_dtypes
+        from precast.builder.backends.onnxruntime_cuda.planning import TITLE, plan_cuda
+
+        dtype, kv_cache_dtype, notes = plan_dtypes(model, config, TITLE)
+        device = plan_cuda(model, config)
     else:
         _check_cpu_options(config)
         dtype, notes = _weight_dtype(model, config)
@@ -100,7 +107,7 @@ def plan_build(model: ModelConfig, config: BuildConfig, backend: str = "onnxrunt
     notes += rope_notes(model, max_seq_len)
     for note in notes:
         _logger.warning(note)
-    return BuildPlan(dtype, kv_cache_dtype, config.tokens_per_block, max_seq_len, notes, tensorrt)
+    return BuildPlan(dtype, kv_cache_dtype, config.tokens_per_block, max_seq_len, notes, device)
 
 
 def plan_ranks(
@@ -131,15 +138,16 @@ def _partition(model: ModelConfig, config: BuildConfig, stored: Partition | None
 
 def _check_cpu_options(config: BuildConfig) -> None:
     defaults = BuildConfig()
-    for name in TENSORRT_OPTIONS:
+    for name in DEVICE_OPTIONS:
         value = getattr(config, name)
         if value != getattr(defaults, name):
             given = ",".join(value) if isinstance(value, tuple) else value
             raise BuildError(
-                f"{name} {given} has no meaning on the backend onnxruntime: leave it out, or build for tensorrt"
+                f"{name} {given} has no meaning on CPUs: leave it out, or build for GPUs, with the backend tensorrt or "
+                "device cuda"
             )
     if config.kv_cache_dtype == "float16":
-        raise BuildError("kv_cache_dtype float16 is not available on the backend onnxruntime; float32 and bfloat16 are")
+        raise BuildError("kv_cache_dtype float16 is not available on CPUs; float32 and bfloat16 are")
 
 
 def _weight_dtype(model: ModelConfig, config: BuildConfig) -> tuple[str, tuple[str, ...]]:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from precast.builder.backends.tensorrt.backend import network_sha256
-from precast.builder.backends.tensorrt.lowering.pipeline import tensorrt_passes
-from precast.builder.backends.tensorrt.planning import plan_dtypes
+from precast.builder.backends import get_backend
+from precast.builder.backends.device_planning import plan_dtypes
+from precast.builder.backends.separate_weights import network_sha256
 from precast.builder.build import copy_companion_files
 from precast.builder.build_config import BuildConfig
 from precast.builder.errors import BuildError
@@ -18,13 +18,13 @@ from precast.builder.network.network import Network
 from precast.builder.network.onnx_model import onnx_bytes
 from precast.builder.packing import pack_weights, weight_specs
 from precast.builder.passes.base import run_passes
-from precast.builder.plan import BuildPlan, TensorRtPlan, check_max_seq_len, rope_notes
+from precast.builder.plan import BuildPlan, DevicePlan, check_max_seq_len, rope_notes
 from precast.builder.progress import ProgressCallback, ignore_progress
 from precast.checkpoints.checkpoint import Checkpoint, RankTensors
 from precast.checkpoints.durable_files import hash_file
 from precast.checkpoints.engine_dir import check_files, read_manifest
 from precast.checkpoints.engine_errors import CorruptEngineError
-from precast.checkpoints.engine_manifest import EngineManifest, RankFiles, TensorRtRequirements
+from precast.checkpoints.engine_manifest import EngineManifest, OnnxRuntimeRequirements, RankFiles, TensorRtRequirements
 from precast.checkpoints.engine_writer import EngineWriter
 from precast.checkpoints.ranks.partition import Partition
 from precast.checkpoints.ranks.rank_model import RankModel, rank_model
@@ -42,7 +42,7 @@ def refit_engine(
     """Write the engine that `engine_dir` would be, had it been built from `checkpoint`. TensorRT is not needed.
 
     Args:
-        engine_dir: An engine for tensorrt, built with its weights separate. It stays as it is.
+        engine_dir: An engine for GPUs, with its weights separate. It stays as it is.
         checkpoint: Of a model with the same network. It stays the caller's to close.
         output_dir: Made by this call; must not exist, be empty, or hold an engine if `overwrite`.
         progress: Told the bytes of weights that are done.
@@ -64,7 +64,7 @@ def refit_engine(
     check_implemented(checkpoint.config)
     plan = _replan(checkpoint, plan)
     ranks = _ranks_of(manifest, checkpoint, plan, engine_dir)
-    networks = [_emit(rank, plan) for rank in ranks]
+    networks = [_emit(rank, plan, manifest.backend) for rank in ranks]
     for files, network in zip(manifest.ranks, networks, strict=True):
         _check_same_network(manifest, files, checkpoint, network, plan, engine_dir)
         _check_plan(manifest, engine_dir / files.graph, files.graph)
@@ -85,7 +85,7 @@ def refit_engine(
 def _plan_of(manifest: EngineManifest, engine_dir: Path) -> BuildPlan:
     """The plan that the engine was built with, as far as its network depends on it."""
     needs, build = manifest.backend_requirements, manifest.build
-    if not isinstance(needs, TensorRtRequirements):
+    if isinstance(needs, OnnxRuntimeRequirements):
         raise BuildError(
             f"{engine_dir}: an engine for {manifest.backend} has no plan to keep: build it from the checkpoint"
         )
@@ -94,19 +94,23 @@ def _plan_of(manifest: EngineManifest, engine_dir: Path) -> BuildPlan:
             f"{engine_dir}: the weights are inside the plan: build it again, with weights separate if they are to be "
             "exchanged later"
         )
-    tensorrt = TensorRtPlan(
-        library=needs.library,
-        library_version=needs.library_version,
+    if isinstance(needs, TensorRtRequirements):
+        library, library_version, quantization = needs.library, needs.library_version, needs.quantization
+    else:
+        library, library_version, quantization = "onnxruntime", needs.onnxruntime_min, None
+    device = DevicePlan(
+        library=library,
+        library_version=library_version,
         kernel_compiler="",
         targets=needs.targets,
         min_capability=needs.min_capability,
-        quantization=needs.quantization,
+        quantization=quantization,
         separate_weights=True,
         max_batch_size=needs.max_batch_size,
         max_num_tokens=needs.max_num_tokens,
     )
     return BuildPlan(
-        build.dtype, build.kv_cache_dtype, build.tokens_per_block, manifest.model.max_seq_len, build.notes, tensorrt
+        build.dtype, build.kv_cache_dtype, build.tokens_per_block, manifest.model.max_seq_len, build.notes, device
     )
 
 
@@ -117,7 +121,7 @@ def _replan(checkpoint: Checkpoint, plan: BuildPlan) -> BuildPlan:
         BuildError: the engine's sequences are longer than the checkpoint's model can.
     """
     config = BuildConfig(dtype=plan.dtype, max_seq_len=plan.max_seq_len)
-    _, _, notes = plan_dtypes(checkpoint.config, replace(config, dtype="auto"))
+    _, _, notes = plan_dtypes(checkpoint.config, replace(config, dtype="auto"), "GPUs")
     max_seq_len = check_max_seq_len(checkpoint.config, config)
     dtype_notes = notes if plan.dtype == "bfloat16" else ()
     return replace(plan, notes=(*dtype_notes, *rope_notes(checkpoint.config, max_seq_len)))
@@ -162,9 +166,9 @@ def _ranks_of(manifest: EngineManifest, checkpoint: Checkpoint, plan: BuildPlan,
     return [rank_model(model, partition, number) for number in range(mapping.world_size)]
 
 
-def _emit(rank: RankModel, plan: BuildPlan) -> Network:
+def _emit(rank: RankModel, plan: BuildPlan, backend: str) -> Network:
     network = emit_network(rank, plan)
-    run_passes(network, tensorrt_passes(plan))
+    run_passes(network, get_backend(backend).passes(plan))
     return network
 
 

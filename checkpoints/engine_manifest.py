@@ -153,19 +153,48 @@ class TensorRtRequirements:
         if self.library not in TENSORRT_LIBRARIES:
             raise ValueError(f"library must be {' or '.join(TENSORRT_LIBRARIES)}, got {quote(self.library)}")
         check_name("library_version", self.library_version)
-        if not self.targets or len(set(self.targets)) != len(self.targets):
-            raise ValueError("targets must be one or more different names")
-        for i, target in enumerate(self.targets):
-            check_name(f"targets[{i}]", target)
+        _check_targets(self.targets)
         if self.quantization is not None:
             check_name("quantization", self.quantization)
         for field in ("min_capability", "max_batch_size", "max_num_tokens"):
             check_range(field, getattr(self, field), 1)
 
 
-BackendRequirements = OnnxRuntimeRequirements | TensorRtRequirements
+@dataclass(frozen=True)
+class OnnxRuntimeCudaRequirements:
+    """What the graphs need of ONNX Runtime with its CUDA provider, and of the GPU."""
+
+    onnxruntime_min: str
+    """Oldest release that runs them, e.g. "1.31"."""
+    ir_version: int
+    opset: int
+    targets: tuple[str, ...]
+    """GPUs that kernels were compiled for, e.g. "sm90"; or "portable"."""
+    min_capability: int
+    """Least compute capability of the GPU: 80 is 8.0."""
+    max_batch_size: int
+    """Most sequences of a step."""
+    max_num_tokens: int
+    """Most tokens of a step."""
+
+    def __post_init__(self) -> None:
+        check_name("onnxruntime_min", self.onnxruntime_min)
+        _check_targets(self.targets)
+        for field in ("ir_version", "opset", "min_capability", "max_batch_size", "max_num_tokens"):
+            check_range(field, getattr(self, field), 1)
+
+
+def _check_targets(targets: tuple[str, ...]) -> None:
+    if not targets or len(set(targets)) != len(targets):
+        raise ValueError("targets must be one or more different names")
+    for i, target in enumerate(targets):
+        check_name(f"targets[{i}]", target)
+
+
+BackendRequirements = OnnxRuntimeRequirements | OnnxRuntimeCudaRequirements | TensorRtRequirements
 BACKEND_REQUIREMENTS: dict[str, type[BackendRequirements]] = {
     "onnxruntime": OnnxRuntimeRequirements,
+    "onnxruntime-cuda": OnnxRuntimeCudaRequirements,
     "tensorrt": TensorRtRequirements,
 }
 """The backends that format 1 describes."""
@@ -217,8 +246,8 @@ class EngineManifest:
         for i, rank in enumerate(self.ranks):
             for field, path in (("graph", rank.graph), ("weights", rank.weights)):
                 if path is None:
-                    if self.backend == "onnxruntime":
-                        raise ValueError(f"ranks[{i}].{field} must be a path on the backend onnxruntime, got null")
+                    if self.backend != "tensorrt":
+                        raise ValueError(f"ranks[{i}].{field} must be a path on the backend {self.backend}, got null")
                 elif path not in self.files:
                     raise ValueError(f"ranks[{i}].{field} must be a path listed in files, got {quote(path)}")
 

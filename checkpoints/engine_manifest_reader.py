@@ -15,6 +15,7 @@ from precast.checkpoints.engine_manifest import (
     EngineManifest,
     FileEntry,
     ModelInfo,
+    OnnxRuntimeCudaRequirements,
     OnnxRuntimeRequirements,
     RankFiles,
     TensorRtRequirements,
@@ -132,7 +133,7 @@ def _read_mapping(root: JsonCursor, support: RuntimeSupport) -> Mapping:
 
 
 def _read_backend_requirements(value: JsonCursor, backend: str) -> BackendRequirements:
-    return _read_tensorrt_requirements(value) if backend == "tensorrt" else _read_onnxruntime_requirements(value)
+    return _REQUIREMENTS_READERS[backend](value)
 
 
 def _read_tensorrt_requirements(value: JsonCursor) -> TensorRtRequirements:
@@ -155,6 +156,26 @@ def _read_onnxruntime_requirements(value: JsonCursor) -> OnnxRuntimeRequirements
         ir_version=value.at("ir_version").integer(),
         opset=value.at("opset").integer(),
     )
+
+
+def _read_onnxruntime_cuda_requirements(value: JsonCursor) -> OnnxRuntimeCudaRequirements:
+    return value.create(
+        OnnxRuntimeCudaRequirements,
+        onnxruntime_min=value.at("onnxruntime_min").string(),
+        ir_version=value.at("ir_version").integer(),
+        opset=value.at("opset").integer(),
+        targets=tuple(element.string() for element in value.at("targets").elements()),
+        min_capability=value.at("min_capability").integer(),
+        max_batch_size=value.at("max_batch_size").integer(),
+        max_num_tokens=value.at("max_num_tokens").integer(),
+    )
+
+
+_REQUIREMENTS_READERS: dict[str, Callable[[JsonCursor], BackendRequirements]] = {
+    "onnxruntime": _read_onnxruntime_requirements,
+    "onnxruntime-cuda": _read_onnxruntime_cuda_requirements,
+    "tensorrt": _read_tensorrt_requirements,
+}
 
 
 def _read_model(value: JsonCursor) -> ModelInfo:

@@ -34,5 +34,17 @@ TENSORRT_OPS: tuple[str, ...] = (
 )
 """Versioned ids of the ops that are plugins of TensorRT, sorted; all others are lowered to TensorRT's own layers."""
 
-TENSORRT_LAYOUTS: tuple[str, ...] = ("kvrow.bf16/1", "kvrow.f16/1")
-"""Versioned ids of the KV layouts of TensorRT engines, sorted."""
+CUDA_OPS: tuple[str, ...] = (
+    "ai.precast.AllGather/1",
+    "ai.precast.AllReduce/1",
+    "ai.precast.GatedActivation/1",
+    "ai.precast.GreedyTokens/1",
+    "ai.precast.PagedAttention/1",
+    "ai.precast.Receive/1",
+    "ai.precast.RmsNorm/1",
+    "ai.precast.Send/1",
+)
+"""Versioned ids of the ops that ONNX Runtime runs on GPUs, sorted; all others are lowered to ONNX's."""
+
+DEVICE_LAYOUTS: tuple[str, ...] = ("kvrow.bf16/1", "kvrow.f16/1")
+"""Versioned ids of the KV layouts of engines for GPUs, sorted."""

@@ -32,7 +32,7 @@ def build(
     Args:
         tokenizer: a directory whose tokenizer goes into the engine instead of the checkpoint's own.
         num_processes: ranks that are built at a time; None: as many as there are processors.
-        backend: "onnxruntime" or "tensorrt".
+        backend: "onnxruntime", "onnxruntime-cuda" or "tensorrt".
         options: the fields of a BuildConfig.
 
     Raises:

@@ -9,13 +9,14 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from precast.backend_choice import GPU_BACKENDS, backend_to_build, check_backend, describe_choice, is_chosen
 from precast.build_cache import BuildCacheConfig
 from precast.checkpoints.engine_dir import check_files, copy_engine, is_engine_dir, read_manifest, verify_files
 from precast.defaults import read_default_sampling
 from precast.field_checks import to_integer
 from precast.llm_generate import GenerateMethods
 from precast.llm_stats import StatsMethods
-from precast.options import Options, check_backend, sort_options
+from precast.options import Options, sort_options
 from precast.runtime import Engine, EngineOptions, LogLevel
 from precast.tokenizer import Tokenizer
 
@@ -41,10 +42,11 @@ class LLM(GenerateMethods, StatsMethods):
         dtype: of the weights in a build: "auto", "float32", "bfloat16", or "float16" (stored as bfloat16).
         revision: of a hub id.
         tokenizer_revision: of a hub id's tokenizer; must be ``revision`` or None.
-        backend: "onnxruntime", which runs on the CPU, or "tensorrt", on NVIDIA GPUs, each rank in a process of its own.
-            None: what the engine was built for; where one is built, "onnxruntime". A plan for TensorRT is built for
-            ``max_batch_size`` and ``max_num_tokens``, where they are given.
-        **options: for building, ``kv_cache_dtype`` ("auto", "float32", "bfloat16") and ``tokens_per_block``.
+        backend: "onnxruntime", which runs on the CPU or, with ``device="cuda"``, on NVIDIA GPUs; or "tensorrt", for
+            GPUs. There each rank has a process of its own. None: what the engine was built for; where one is built,
+            "onnxruntime". An engine for GPUs is built for ``max_batch_size`` and ``max_num_tokens``, where given.
+        **options: ``device``, "cpu" or "cuda"; None: what the engine was built for, else what the backend runs on. For
+            building, ``kv_cache_dtype`` ("auto", "float32", "bfloat16") and ``tokens_per_block``.
             ``enable_build_cache``, False by default, keeps what is built for the next time, in a cache of limited
             size: True, or a BuildCacheConfig or a mapping of its members for where and how much. The engine is used
             where it lies in the cache, or copied to ``workspace``; an engine as ``model`` needs no cache.
@@ -80,14 +82,15 @@ class LLM(GenerateMethods, StatsMethods):
             raise ValueError("model must be a path or a hub id, got an empty string")
         _check_arguments(tokenizer_mode, trust_remote_code, revision, tokenizer_revision)
         to_integer("tensor_parallel_size", tensor_parallel_size, 1)
-        check_backend(backend)
+        device = sorted_options.device
+        check_backend(backend, device)
         self._engine: Engine | None = None
         self._remove_temporary: weakref.finalize[..., LLM] | None = None
         self._cached: CachedEngine | None = None
         self._request_ids = itertools.count()
         if is_engine_dir(Path(model)):
             _refuse_build_options(model, dtype, revision, sorted_options)
-            _check_built(Path(model), tensor_parallel_size, sorted_options.pipeline_parallel_size, backend)
+            _check_built(Path(model), tensor_parallel_size, sorted_options, backend)
             self.engine_dir = Path(model)
         else:
             build_options = {
@@ -97,10 +100,10 @@ class LLM(GenerateMethods, StatsMethods):
                 "pipeline_parallel_size": sorted_options.pipeline_parallel_size,
                 "revision": revision,
                 "tokenizer": tokenizer,
-                "backend": backend or "onnxruntime",
+                "backend": backend_to_build(backend, device),
                 **sorted_options.build,
             }
-            if backend == "tensorrt":
+            if build_options["backend"] in GPU_BACKENDS:
                 limits = ("max_batch_size", "max_num_tokens")
                 build_options |= {name: value for name in limits if (value := sorted_options.runtime.get(name))}
             self.engine_dir = self._build(model, sorted_options, build_options)
@@ -238,18 +241,20 @@ def _check_arguments(
         raise ValueError(f"tokenizer_revision must be revision ({revision!r}) or None, got {tokenizer_revision!r}")
 
 
-def _check_built(engine: Path, tensor_parallel_size: int, pipeline_parallel_size: int, backend: str | None) -> None:
+def _check_built(engine: Path, tensor_parallel_size: int, options: Options, backend: str | None) -> None:
     """Sizes and the backend given with an engine must be its own; 1 and None stand for whatever these are."""
     manifest = read_manifest(engine)
-    if backend not in (None, manifest.backend):
+    if not is_chosen(manifest.backend, backend, options.device):
+        choice = describe_choice(backend, options.device)
+        asked = " on ".join(name for name in (backend, options.device) if name is not None)
         raise ValueError(
-            f"{engine} was built for backend {manifest.backend}, and {backend} was asked for: leave it out, or build "
-            f"another engine: precast build CHECKPOINT --output DIR --backend {backend}"
+            f"{engine} was built for backend {manifest.backend}, and {asked} was asked for: leave it out, or build "
+            f"another engine: precast build CHECKPOINT --output DIR {choice}"
         )
     mapping = manifest.mapping
     for name, given in (
         ("tensor_parallel_size", tensor_parallel_size),
-        ("pipeline_parallel_size", pipeline_parallel_size),
+        ("pipeline_parallel_size", options.pipeline_parallel_size),
     ):
         built = getattr(mapping, name)
         if given not in (1, built):

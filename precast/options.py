@@ -27,7 +27,7 @@ RUNTIME_OPTIONS = {
 BUILD_OPTIONS = {"kv_cache_dtype": "kv_cache_dtype", "tokens_per_block": "tokens_per_block"}
 SEQUENCE_LENGTH_OPTIONS = ("max_seq_len", "max_model_len")
 CONFIG_OPTIONS = ("kv_cache_config", "scheduler_config")
-OTHER_OPTIONS = ("verify", "workspace", "enable_build_cache", "pipeline_parallel_size")
+OTHER_OPTIONS = ("verify", "workspace", "enable_build_cache", "pipeline_parallel_size", "device")
 # LLM's named arguments, which somebody may have meant with a name that is nearly one of them.
 ARGUMENTS = (
     "model",
@@ -44,9 +44,6 @@ ARGUMENTS = (
 
 DEFAULT_ITERATION_STATS = 1000
 
-BACKENDS = ("onnxruntime", "tensorrt")
-_FOREIGN_BACKENDS = ("pytorch", "_autodeploy")
-
 
 @dataclass(frozen=True)
 class Options:
@@ -59,6 +56,7 @@ class Options:
     workspace: str | os.PathLike[str] | None = None
     build_cache: BuildCacheConfig | None = None
     pipeline_parallel_size: int = 1
+    device: str | None = None
 
 
 def sort_options(options: Mapping[str, Any]) -> Options:
@@ -84,6 +82,7 @@ def sort_options(options: Mapping[str, Any]) -> Options:
         workspace=options.get("workspace"),
         build_cache=to_cache_config(options.get("enable_build_cache")),
         pipeline_parallel_size=to_integer("pipeline_parallel_size", options.get("pipeline_parallel_size", 1), 1),
+        device=options.get("device"),
     )
 
 
@@ -136,20 +135,3 @@ def _rename(options: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
             raise ValueError(f"{given_as[target]} and {name} are the same option: give one of them")
         renamed[target], given_as[target] = value, name
     return renamed
-
-
-def check_backend(backend: str | None) -> None:
-    """None picks onnxruntime where something is built, and what an engine was built for where it is loaded.
-
-    Raises:
-        ValueError: it is unknown, or another project's; the message says what Precast has.
-    """
-    if backend is None or backend in BACKENDS:
-        return
-    ours = " or ".join(repr(name) for name in BACKENDS)
-    if backend in _FOREIGN_BACKENDS:
-        raise ValueError(
-            f"backend={backend!r} runs models through PyTorch, which Precast never needs: leave backend out, or choose "
-            f"{ours}"
-        )
-    raise ValueError(f"unknown backend {backend!r}: Precast has {ours}")

@@ -7,6 +7,7 @@ from precast.builder.errors import BuildError
 
 _MODULES = {
     "onnxruntime": "precast.builder.backends.onnxruntime",
+    "onnxruntime-cuda": "precast.builder.backends.onnxruntime_cuda.backend",
     "tensorrt": "precast.builder.backends.tensorrt.backend",
 }
 BACKENDS = tuple(_MODULES)

@@ -53,7 +53,7 @@ def build_cached(
     weights, companions = _hash_files(checkpoint, cache, progress)
     plan = plan_build(checkpoint.config, config, backend)
     partition = plan_ranks(checkpoint.config, config, checkpoint.partition, backend)
-    if plan.tensorrt is not None and "current" in plan.tensorrt.targets:
+    if plan.device is not None and "current" in plan.device.targets:
         raise BuildCacheError(
             "a plan for the target current is of this machine's GPU, which the build cache cannot tell from others: "
             "build without the cache"

@@ -18,7 +18,7 @@ from typing import Any
 
 from precast.builder.build_config import BuildConfig
 from precast.builder.cache.content_hashes import HashedFile
-from precast.builder.plan import TENSORRT_OPTIONS, BuildPlan
+from precast.builder.plan import DEVICE_OPTIONS, BuildPlan
 from precast.checkpoints.engine_manifest import ENGINE_FORMAT
 from precast.checkpoints.ranks.partition import Partition
 from precast.plugins import SUPPORTED_LAYOUTS, SUPPORTED_OPS
@@ -49,9 +49,7 @@ def describe_build(
     Raises:
         ModuleNotFoundError: a package that building needs is not installed.
     """
-    given = {
-        name: value for name, value in asdict(config).items() if name not in (*RESOLVED_OPTIONS, *TENSORRT_OPTIONS)
-    }
+    given = {name: value for name, value in asdict(config).items() if name not in (*RESOLVED_OPTIONS, *DEVICE_OPTIONS)}
     description = {
         "format": KEY_FORMAT,
         "files": {"weights": _by_name(weights), "companions": _by_name(companions)},

@@ -13,7 +13,7 @@ from typing import Any
 
 from precast.builder.errors import BuildError, UnsupportedModelError
 from precast.builder.passes.base import PassError
-from precast.builder.plan import BuildPlan, TensorRtPlan
+from precast.builder.plan import BuildPlan, DevicePlan
 from precast.builder.ranks.built_rank import BuiltRank
 from precast.checkpoints.engine_kv import KvCacheSpec, KvGroupSpec
 from precast.checkpoints.engine_manifest import FileEntry, RankFiles
@@ -63,10 +63,10 @@ class RankJob:
 
 
 def _plan_from_json(fields: dict[str, Any]) -> BuildPlan:
-    tensorrt = fields["tensorrt"]
-    if tensorrt is not None:
-        tensorrt = TensorRtPlan(**{**tensorrt, "targets": tuple(tensorrt["targets"])})
-    return BuildPlan(**{**fields, "notes": tuple(fields["notes"]), "tensorrt": tensorrt})
+    device = fields["device"]
+    if device is not None:
+        device = DevicePlan(**{**device, "targets": tuple(device["targets"])})
+    return BuildPlan(**{**fields, "notes": tuple(fields["notes"]), "device": device})
 
 
 def built_to_json(built: BuiltRank) -> dict[str, Any]:

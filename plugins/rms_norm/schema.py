@@ -21,6 +21,10 @@ combine as p[j] + p[j+32], then + 16, 8, 4, 2, 1. The mean is that sum divided b
 by a square root, both correctly rounded: approximate reciprocals are not allowed. Kernel levels differ only in whether
 a square is rounded before it is added (portable) or not (fused multiply-add).
 
+On devices all inputs and outputs are bfloat16 or float16, and only what is between is fp32: sum is rounded to 16 bits
+before it is normed, sum * scale is rounded before it is multiplied by the weight, and y at last. The order of the sum
+of squares is the kernel's own; where it is beyond fp32, the scale is 0. H is at most 16384.
+
 Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, https://arxiv.org/abs/1910.07467.
 """
 

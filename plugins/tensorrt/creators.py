@@ -4,19 +4,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from precast.plugins.all_gather.tensorrt import plugin as all_gather
+from precast.plugins.all_reduce.device import AllReduceFields
 from precast.plugins.all_reduce.tensorrt import plugin as all_reduce
-from precast.plugins.all_reduce.tensorrt.plugin import AllReduceFields
 from precast.plugins.collectives.device.group import DeviceGroup
 from precast.plugins.collectives.device.one_shot import one_shot_specs
+from precast.plugins.device.kernel_sets import OpenLauncher
 from precast.plugins.device.kernel_spec import KernelSpec
 from precast.plugins.device.launcher import open_launcher as open_launcher_on_device
 from precast.plugins.paged_attention.device.kernels import kernel_specs
+from precast.plugins.paged_attention.device.op_fields import PluginFields
 from precast.plugins.paged_attention.tensorrt import plugin as paged_attention
-from precast.plugins.paged_attention.tensorrt.fields import PluginFields
 from precast.plugins.receive.tensorrt import plugin as receive
 from precast.plugins.send.tensorrt import plugin as send
-from precast.plugins.tensorrt.fields import PLUGIN_NAMESPACE
-from precast.plugins.tensorrt.kernel_sets import OpenLauncher
+from precast.plugins.tensorrt import PLUGIN_NAMESPACE
 
 CompileSpecs = Callable[[Sequence[KernelSpec]], bytes]
 """Compiled kernels as they lie in a plan (device/launcher.py: compress_kernels)."""

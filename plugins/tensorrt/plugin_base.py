@@ -6,14 +6,16 @@ first is the cause, and TensorRT then fails in its own words.
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from precast.plugins.tensorrt.fields import PLUGIN_NAMESPACE, FieldType, field_types, from_arrays, to_array
-from precast.plugins.tensorrt.kernel_sets import KERNELS
+from precast.plugins.device.kernel_sets import KERNELS
+from precast.plugins.device.op_call import OpCall
+from precast.plugins.device.op_fields import FieldType, field_types, from_arrays, to_array
+from precast.plugins.tensorrt import PLUGIN_NAMESPACE
 
 
 class Op(Protocol):
@@ -23,24 +25,6 @@ class Op(Protocol):
     def NAME(self) -> str: ...  # noqa: N802 - a module's constant
     @property
     def VERSION(self) -> int: ...  # noqa: N802
-
-
-@dataclass(frozen=True)
-class PluginCall:
-    """What TensorRT gives a plugin that is to run.
-
-    Attributes:
-        shapes: Of the inputs.
-        inputs, outputs: Device addresses.
-        workspace_address: Of as many bytes as get_workspace_size has said.
-        stream: The handle of a CUDA stream.
-    """
-
-    shapes: Sequence[Sequence[int]]
-    inputs: Sequence[int]
-    outputs: Sequence[int]
-    workspace_address: int
-    stream: int
 
 
 def make_plugin_base(trt: Any, op: Op, errors: list[str]) -> Any:
@@ -73,7 +57,7 @@ def make_plugin_base(trt: Any, op: Op, errors: list[str]) -> Any:
             """The fields that an equal plugin is made from."""
 
         @abstractmethod
-        def run(self, call: PluginCall) -> None:
+        def run(self, call: OpCall) -> None:
             """Enqueue what the op does on the call's stream. Exceptions become errors."""
 
         def get_capability_interface(self, kind: object) -> Any:
@@ -128,7 +112,7 @@ def make_plugin_base(trt: Any, op: Op, errors: list[str]) -> Any:
             del output_descs
             try:
                 shapes = [desc.dims for desc in input_descs]
-                self.run(PluginCall(shapes, inputs, outputs, workspace_address, stream))
+                self.run(OpCall(shapes, inputs, outputs, workspace_address, stream))
             except Exception as error:  # noqa: BLE001 - must not cross C++; the session raises it again as text
                 errors.append(f"{op.NAME}: {error}")
                 return 1

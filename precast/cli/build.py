@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from precast.backend_choice import BACKENDS, DEVICES, GPU_BACKENDS, backend_to_build
 from precast.cli.checkpoint_arguments import add_checkpoint_arguments
 from precast.cli.errors import CommandError, UsageError
 from precast.cli.output import format_bytes, print_json
@@ -61,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="ranks that are built at a time; default: as many as there are processors",
     )
-    _add_tensorrt_arguments(parser)
+    _add_backend_arguments(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an engine that is in DIR, in one step")
     parser.add_argument("--dump-graphs", type=Path, metavar="DIR", help="write the graph after every pass there")
     parser.add_argument(
@@ -73,32 +74,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", action="store_true", help="compare the engine's logits with a reference, then")
 
 
-def _add_tensorrt_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         default="onnxruntime",
-        choices=("onnxruntime", "tensorrt"),
-        help="what runs the engine: ONNX Runtime on CPUs (default), or TensorRT on NVIDIA GPUs; building needs no GPU",
+        choices=BACKENDS,
+        help="what runs the engine: ONNX Runtime (default), or TensorRT on NVIDIA GPUs; building needs no GPU",
     )
-    group = parser.add_argument_group("for the backend tensorrt")
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        help="where ONNX Runtime runs the engine: cpu (default), or cuda, for GPUs that TensorRT-RTX refuses",
+    )
+    group = parser.add_argument_group("for GPUs")
     group.add_argument(
         "--target",
         type=_parse_targets,
         metavar="GPUS",
-        help="compute capabilities, such as sm89,sm120, or portable (default): one plan for all that are supported",
+        help="compute capabilities, such as sm89,sm120, or portable (default): one engine for all that are supported",
     )
     group.add_argument(
         "--quant",
         dest="quantization",
         choices=("int8", "int4", "fp8", "nvfp4"),
-        help="format of the layers' matrices, rounded to nearest; default: none",
+        help="format of the layers' matrices, rounded to nearest; default: none; for tensorrt",
     )
-    group.add_argument("--group-size", type=int, metavar="N", help="columns that share a scale, of int4")
+    group.add_argument("--group-size", type=int, metavar="N", help="columns that share a scale, of int4; for tensorrt")
     group.add_argument(
         "--weights",
         default="inside",
         choices=("inside", "separate"),
-        help="in the plan (default), or beside it, so that precast refit can exchange them",
+        help="in TensorRT's plan (default), or beside it, so that precast refit can exchange them",
     )
     group.add_argument("--max-batch-size", type=int, metavar="N", help="most sequences of a step (default: 256)")
     group.add_argument("--max-num-tokens", type=int, metavar="N", help="most tokens of a step (default: 8192)")
@@ -109,8 +115,11 @@ def _parse_targets(text: str) -> tuple[str, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.verify and args.backend == "tensorrt":
-        raise UsageError("--verify runs the engine, and this version builds engines for tensorrt and runs none")
+    _choose_backend(args)
+    if args.verify and args.backend in GPU_BACKENDS:
+        raise UsageError(
+            "--verify runs the engine, which may need another machine: use precast verify --reference there"
+        )
     if args.cache and args.dump_graphs is not None:
         raise UsageError("--dump-graphs shows how an engine is built, and --cache may find it built: leave one out")
     start = time.perf_counter()
@@ -121,6 +130,13 @@ def run(args: argparse.Namespace) -> int:
     if report is not None and not report.passed:
         raise CommandError(f"{args.output}: {summary_of(report)}")
     return 0
+
+
+def _choose_backend(args: argparse.Namespace) -> None:
+    try:
+        args.backend = backend_to_build(args.backend, args.device)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _build(args: argparse.Namespace) -> tuple[EngineManifest, str | None]:

@@ -12,7 +12,7 @@ from precast.cli.memory_size import parse_memory_size
 from precast.cli.output import format_bytes, print_json, print_table
 
 if TYPE_CHECKING:
-    from precast.checkpoints.engine_manifest import EngineManifest
+    from precast.checkpoints.engine_manifest import EngineManifest, OnnxRuntimeCudaRequirements, TensorRtRequirements
     from precast.checkpoints.weights_index import WeightsIndex
     from precast.cli.memory_tables import MemoryReport
 
@@ -75,27 +75,37 @@ def _to_json(engine: Path, manifest: EngineManifest, indices: dict[str, WeightsI
 
 def _missing(manifest: EngineManifest) -> list[str]:
     """What the engine needs and this version does not have."""
-    from precast.plugins import SUPPORTED_LAYOUTS, SUPPORTED_OPS, TENSORRT_LAYOUTS, TENSORRT_OPS
+    from precast.plugins import CUDA_OPS, DEVICE_LAYOUTS, SUPPORTED_LAYOUTS, SUPPORTED_OPS, TENSORRT_OPS
 
-    is_tensorrt = manifest.backend == "tensorrt"
-    known = {*TENSORRT_OPS, *TENSORRT_LAYOUTS} if is_tensorrt else {*SUPPORTED_OPS, *SUPPORTED_LAYOUTS}
-    return sorted(set(manifest.requires) - known)
+    known = {
+        "onnxruntime": (*SUPPORTED_OPS, *SUPPORTED_LAYOUTS),
+        "onnxruntime-cuda": (*CUDA_OPS, *DEVICE_LAYOUTS),
+        "tensorrt": (*TENSORRT_OPS, *DEVICE_LAYOUTS),
+    }
+    return sorted(set(manifest.requires) - set(known[manifest.backend]))
 
 
 def _backend_rows(manifest: EngineManifest) -> list[tuple[str, str]]:
     """What runs the engine."""
-    from precast.checkpoints.engine_manifest import OnnxRuntimeRequirements
+    from precast.checkpoints.engine_manifest import OnnxRuntimeRequirements, TensorRtRequirements
 
     needs = manifest.backend_requirements
-    if isinstance(needs, OnnxRuntimeRequirements):
+    if not isinstance(needs, TensorRtRequirements):
         text = f"{manifest.backend} from {needs.onnxruntime_min}, ONNX IR {needs.ir_version}, opset {needs.opset}"
-        return [("backend", text)]
-    capability = f"{needs.min_capability // 10}.{needs.min_capability % 10}"
+        rows = [("backend", text)]
+        return rows if isinstance(needs, OnnxRuntimeRequirements) else [*rows, *_gpu_rows(needs)]
     weights = "inside the plan" if manifest.ranks[0].weights is None else "beside the plan"
     return [
         ("backend", f"{manifest.backend}: {needs.library} {needs.library_version}"),
-        ("GPU", f"built for {', '.join(needs.targets)}; compute capability from {capability}"),
         ("quantization", f"{needs.quantization or 'none'}; weights {weights}"),
+        *_gpu_rows(needs),
+    ]
+
+
+def _gpu_rows(needs: OnnxRuntimeCudaRequirements | TensorRtRequirements) -> list[tuple[str, str]]:
+    capability = f"{needs.min_capability // 10}.{needs.min_capability % 10}"
+    return [
+        ("GPU", f"built for {', '.join(needs.targets)}; compute capability from {capability}"),
         ("step", f"at most {needs.max_batch_size} sequences and {needs.max_num_tokens} tokens"),
     ]
 

@@ -10,7 +10,9 @@ from precast.cli.output import format_bytes, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("engine", type=Path, metavar="ENGINE", help="for tensorrt, built with --weights separate")
+    parser.add_argument(
+        "engine", type=Path, metavar="ENGINE", help="for device cuda, or for tensorrt with --weights separate"
+    )
     add_checkpoint_arguments(parser)
     parser.add_argument(
         "--output",

@@ -1,22 +1,23 @@
-"""A plan that is loaded: its execution contexts, what their inputs and outputs are bound to, and graphs of them."""
+"""A plan that is loaded: its execution contexts, and what their inputs and outputs are bound to."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from precast.plugins.device.driver import DeviceError
 from precast.plugins.tensorrt.logger import make_logger
+from precast.runtime.device.device import Device
+from precast.runtime.device.network import GraphBook, say
+from precast.runtime.device.shapes import CONTEXT, DECODE, StepShape
 from precast.runtime.errors import ErrorCode, make_error
-from precast.runtime.tensorrt.device import Device, Graph
-from precast.runtime.tensorrt.shapes import CONTEXT, DECODE, StepShape
+from precast.runtime.tensorrt.runtime_cache import CachePlace, StaleCacheError, read_cache, write_cache
 
 _PROFILES = (DECODE, CONTEXT)
 
 
-class Network:
-    """A plan on a device.
+class PlanNetwork:
+    """A plan on a device; runtime/device/network.py says what each function does.
 
     Args:
         trt: The module tensorrt_rtx or tensorrt, which knows the plugins of the plan.
@@ -24,14 +25,25 @@ class Network:
         plan: The bytes of the plan; they may go when this returns.
         source: The plan's file, for messages.
         plugin_errors: What plugins add their errors to.
+        cache: Where what is compiled on this GPU is kept.
 
     Raises:
         EngineLoadError: TensorRT refuses the plan; the message has its words.
         DeviceError: there is not enough memory.
     """
 
-    def __init__(self, trt: Any, device: Device, plan: memoryview, source: str, plugin_errors: list[str]) -> None:
-        self._trt, self._device, self._source = trt, device, source
+    grows_when_run = False
+
+    def __init__(
+        self,
+        trt: Any,
+        device: Device,
+        plan: memoryview,
+        source: str,
+        plugin_errors: list[str],
+        cache: CachePlace,
+    ) -> None:
+        self._trt, self._device, self._source, self._cache_place = trt, device, source, cache
         self._messages: list[str] = []
         self._plugin_errors = plugin_errors
         self._logger = make_logger(trt, self._messages, lambda message: say(f"TensorRT: {message}"))
@@ -45,18 +57,28 @@ class Network:
         self.outputs = tuple(name for name, is_input in zip(names, inputs, strict=True) if not is_input)
         self._contexts: dict[int, Any] = {}
         self._cache: Any = None
-        self._graphs: dict[StepShape, Graph] = {}
-        self._makes_graphs = True
+        self._graphs = GraphBook(device)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Of an input or output; -1 where it is a step's."""
         return tuple(self._engine.get_tensor_shape(name))
 
-    def make_contexts(self, compiled: bytes | None = None) -> bool:
+    def prepare(self) -> None:
+        """Make contexts, with what an earlier process has compiled, where that is of this plan, GPU and driver."""
+        try:
+            compiled = read_cache(self._cache_place)
+            stale = "TensorRT refuses it" if not self._make_contexts(compiled) else None
+        except StaleCacheError as error:
+            self._make_contexts()
+            stale = f"it {error}"
+        if stale is not None:
+            say(f"{self._cache_place.path} is not used: {stale}; `precast warm` writes one for this machine")
+
+    def _make_contexts(self, compiled: bytes | None = None) -> bool:
         """Make a context for each profile, and their memory. TensorRT-RTX compiles kernels here.
 
         Args:
-            compiled: What `compiled` gave of an earlier network of this plan: it need not be compiled again.
+            compiled: What an earlier network of this plan had compiled: it need not be compiled again.
 
         Returns:
             Whether TensorRT takes what was compiled; True where there is nothing.
@@ -78,12 +100,13 @@ class Network:
         self._device.synchronize()
         return is_taken
 
-    def compiled(self) -> bytes | None:
-        """What TensorRT has compiled on this GPU until now; None where it compiles nothing there."""
+    def keep_compiled(self, num_steps: int) -> str:
+        """Only TensorRT-RTX compiles where it runs."""
         if self._cache is None:
-            return None
-        data: bytes = bytes(memoryview(self._cache.serialize()))
-        return data
+            return "nothing to keep: only TensorRT-RTX compiles where it runs"
+        compiled = bytes(memoryview(self._cache.serialize()))
+        write_cache(self._cache_place, compiled)
+        return f"{self._cache_place.path}: {len(compiled)} bytes, compiled for {num_steps} shapes"
 
     def _open_cache(self, compiled: bytes | None) -> bool:
         if not hasattr(self._trt, "IRuntimeCache"):  # only TensorRT-RTX compiles on the card
@@ -92,17 +115,12 @@ class Network:
         return compiled is None or bool(self._cache.deserialize(compiled))
 
     def bind(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
-        """Say once what is the same in all steps: where inputs and outputs lie, and shapes that the plan leaves open.
-
-        Raises:
-            DeviceError: TensorRT refuses one.
-        """
         for context in self._contexts.values():
             self._bind(context, shapes, addresses)
 
     def close(self) -> None:
-        """Release everything of TensorRT's, which must go before the device does. Nothing may be running."""
-        self._graphs.clear()
+        """Release everything of TensorRT's."""
+        self._graphs.forget()
         self._contexts.clear()
         self._cache = self._engine = self._runtime = None
 
@@ -123,42 +141,16 @@ class Network:
         return engine.create_execution_context(config)
 
     def replay(self, shape: StepShape) -> bool:
-        """Enqueue a step whose shape is recorded. False: it is not, and nothing happens."""
-        graph = self._graphs.get(shape)
-        if graph is not None:
-            self._device.launch(graph)
-        return graph is not None
+        return self._graphs.replay(shape)
 
     def run(self, shape: StepShape, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
-        """Enqueue a step, and record its shape where that repeats: its addresses must be the same each time.
-
-        Args:
-            shapes: Of the inputs that a step brings.
-            addresses: Of these, and of outputs whose place depends on the shape.
-
-        Raises:
-            DeviceError: TensorRT, a plugin or the device refuses it.
-        """
         context = self._contexts[shape.profile]
         self._bind(context, shapes, addresses)
         self._execute(context)
-        if shape.repeats and self._makes_graphs:
-            self._record(context, shape)
-
-    def _record(self, context: Any, shape: StepShape) -> None:
-        """Record what has just been run: what TensorRT does once for a new shape is no part of the graph then."""
         is_capturable = getattr(context, "is_stream_capturable", None)
-        if is_capturable is not None and not is_capturable(self._device.stream):
-            self._go_without_graphs("TensorRT cannot record this plan")
-            return
-        try:
-            self._graphs[shape] = self._device.capture(lambda: self._execute(context))
-        except DeviceError as error:
-            self._go_without_graphs(str(error))
-
-    def _go_without_graphs(self, reason: str) -> None:
-        self._makes_graphs = False
-        say(f"CUDA graphs are off, and decoding is slower: {reason}")
+        if shape.repeats and is_capturable is not None and not is_capturable(self._device.stream):
+            self._graphs.give_up("TensorRT cannot record this plan")
+        self._graphs.record(shape, lambda: self._execute(context))
 
     def _bind(self, context: Any, shapes: Mapping[str, Sequence[int]], addresses: Mapping[str, int]) -> None:
         for name, shape in shapes.items():
@@ -178,8 +170,3 @@ class Network:
         self._plugin_errors.clear()
         self._messages.clear()
         return " | ".join(said[:3]) or "it does not say why"
-
-
-def say(message: str) -> None:
-    """A line for the log of the engine, which reads what this process writes."""
-    print(message, file=sys.stderr, flush=True)

@@ -106,8 +106,8 @@ TEST("engine manifest: of an engine for TensorRT the limits are read, and its we
   const EngineManifest manifest = parse_device(text);
   CHECK_EQ(manifest.backend, "tensorrt");
   CHECK(!manifest.onnxruntime.has_value());
-  CHECK_EQ(manifest.tensorrt->max_batch_size, 4);
-  CHECK_EQ(manifest.tensorrt->max_num_tokens, 8);
+  CHECK_EQ(manifest.device->max_batch_size, 4);
+  CHECK_EQ(manifest.device->max_num_tokens, 8);
   CHECK_EQ(manifest.ranks.size(), 6U);
   CHECK_EQ(manifest.ranks[5].graph, "rank5/model.plan");
   CHECK_EQ(manifest.ranks[5].weights, "");

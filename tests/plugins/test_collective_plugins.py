@@ -11,10 +11,11 @@ from precast.plugins import TENSORRT_OPS
 from precast.plugins.collectives.device.group import GroupSlot, Mailboxes
 from precast.plugins.collectives.device.mailbox import BUFFER_BYTES
 from precast.plugins.collectives.device.one_shot import one_shot_launch, one_shot_specs
+from precast.plugins.device.kernel_sets import KERNELS, KERNELS_SHA256
 from precast.plugins.device.kernel_spec import KernelSpec
+from precast.plugins.device.op_fields import to_array
+from precast.plugins.tensorrt import PLUGIN_NAMESPACE
 from precast.plugins.tensorrt.creators import register_creators
-from precast.plugins.tensorrt.fields import PLUGIN_NAMESPACE, to_array
-from precast.plugins.tensorrt.kernel_sets import KERNELS, KERNELS_SHA256
 from tests.plugins import fake_tensorrt
 
 FIELDS: dict[str, dict[str, Any]] = {
@@ -183,7 +184,7 @@ class TestFields:
         [
             ("AllReduce", {"num_ranks": 1}, "AllReduce: num_ranks is 1; it must be at least 2"),
             ("AllReduce", {"dtype": "float32"}, "AllReduce: dtype is 'float32'; the plugin has bfloat16, float16"),
-            ("AllGather", {"root": 0}, "AllGather: root is 0; the plugin gives every rank the rows, -1"),
+            ("AllGather", {"root": 0}, "AllGather: root is 0; the device gives every rank the rows, -1"),
             ("AllGather", {"dtype": "int8"}, "AllGather: dtype is 'int8'; the plugin has bfloat16, float16"),
             ("Send", {"dtype": ""}, "Send: dtype is ''; the plugin has bfloat16, float16"),
             ("Receive", {"num_features": 0}, "Receive: num_features is 0; it must be at least 1"),

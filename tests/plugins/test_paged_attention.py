@@ -14,7 +14,7 @@ from transformers.models.gemma2 import modeling_gemma2
 from transformers.models.gpt_oss import modeling_gpt_oss
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from precast.plugins import SUPPORTED_LAYOUTS, SUPPORTED_OPS, TENSORRT_LAYOUTS
+from precast.plugins import DEVICE_LAYOUTS, SUPPORTED_LAYOUTS, SUPPORTED_OPS
 from precast.plugins.paged_attention import reference, schema
 from precast.plugins.paged_attention.reference import KvPool, paged_attention, rotate
 from precast.plugins.paged_attention.schema import (
@@ -112,7 +112,7 @@ def random_tokens(op: PagedAttentionAttributes, num_tokens: int, seed: int) -> F
 def test_the_op_and_its_layouts_are_listed() -> None:
     assert f"{schema.DOMAIN}.{schema.NAME}/{schema.VERSION}" in SUPPORTED_OPS
     assert set(CPU_KV_LAYOUTS) <= set(SUPPORTED_LAYOUTS)
-    assert set(DEVICE_KV_LAYOUTS) == set(TENSORRT_LAYOUTS)
+    assert set(DEVICE_KV_LAYOUTS) == set(DEVICE_LAYOUTS)
 
 
 def test_each_layout_belongs_to_one_backend() -> None:

@@ -9,15 +9,15 @@ import pytest
 
 from precast.plugins.device.launcher import DeviceError
 from precast.plugins.paged_attention.device.launches import StepShape, launches, workspace
-from precast.plugins.paged_attention.schema import PagedAttentionAttributes
-from precast.plugins.paged_attention.tensorrt.fields import (
+from precast.plugins.paged_attention.device.op_fields import (
     FIELD_TYPES,
     KERNELS,
     KERNELS_SHA256,
-    PLUGIN_NAMESPACE,
     PluginFields,
 )
+from precast.plugins.paged_attention.schema import PagedAttentionAttributes
 from precast.plugins.paged_attention.tensorrt.plugin import make_creator
+from precast.plugins.tensorrt import PLUGIN_NAMESPACE
 from tests.plugins import fake_tensorrt as trt
 
 ATTRIBUTES = PagedAttentionAttributes(

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from precast import LLM, BuildCacheConfig, KvCacheConfig, SchedulerConfig
-from precast.options import ARGUMENTS, Options, check_backend, sort_options
+from precast.backend_choice import check_backend
+from precast.options import ARGUMENTS, Options, sort_options
 from precast.runtime import CapacityPolicy, EngineOptions
 
 
@@ -105,7 +106,7 @@ def test_configurations_that_cannot_work(options: dict[str, Any], error: type[Ex
         ("max_num_seq", "did you mean max_num_seqs?"),
         ("kv_cache_type", "did you mean kv_cache_dtype?"),
         ("tensor_paralel_size", "did you mean tensor_parallel_size?"),
-        ("xyz", "known are enable_build_cache, iter_stats_max_iterations, kv_cache_bytes, kv_cache_config, "),
+        ("xyz", "known are device, enable_build_cache, iter_stats_max_iterations, kv_cache_bytes, "),
     ],
 )
 def test_an_unknown_option_is_an_error_with_the_nearest_name(name: str, hint: str) -> None:

@@ -127,7 +127,7 @@ def measure_bandwidth() -> tuple[str, float]:
     from cuda.bindings import driver
 
     from precast.plugins.device.driver import call_driver
-    from precast.runtime.tensorrt.device import Device
+    from precast.runtime.device.device import Device
 
     call_driver(driver, "cuInit", 0)
     device = Device(driver, 0)

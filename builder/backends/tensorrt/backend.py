@@ -1,12 +1,10 @@
 """TensorRT on NVIDIA GPUs, with our plugins."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 
-import onnx
-
 from precast.builder.backends.base import EngineFiles, WrittenFiles
+from precast.builder.backends.separate_weights import network_sha256, weights_as_inputs
 from precast.builder.backends.tensorrt.build_plan import build_plan
 from precast.builder.backends.tensorrt.lowering.pipeline import tensorrt_passes
 from precast.builder.backends.tensorrt.plan_job import PlanJob
@@ -16,7 +14,7 @@ from precast.builder.network.network import Network
 from precast.builder.network.onnx_model import WEIGHTS_LOCATION, onnx_bytes
 from precast.builder.packing import MappedTensors, pack_weights, weight_specs
 from precast.builder.passes.base import Pass
-from precast.builder.plan import BuildPlan, TensorRtPlan
+from precast.builder.plan import BuildPlan, DevicePlan
 from precast.builder.progress import ProgressCallback
 from precast.checkpoints.engine_manifest import TensorRtRequirements
 from precast.checkpoints.weights_writer import WeightsWriter
@@ -37,7 +35,7 @@ class TensorRtBackend:
         return tensorrt_passes(plan)
 
     def requirements(self, plan: BuildPlan) -> TensorRtRequirements:
-        tensorrt = _tensorrt(plan)
+        tensorrt = _device(plan)
         return TensorRtRequirements(
             library=tensorrt.library,
             library_version=tensorrt.library_version,
@@ -57,7 +55,7 @@ class TensorRtBackend:
         plan: BuildPlan,
         progress: ProgressCallback,
     ) -> WrittenFiles:
-        tensorrt = _tensorrt(plan)
+        tensorrt = _device(plan)
         graph, plan_file = output.path / directory / _GRAPH_FILE, f"{directory}/{PLAN_FILE}"
         weights = f"{directory}/{WEIGHTS_LOCATION}"
         with _open_weights(output, weights, network, tensorrt) as weights_file:
@@ -83,35 +81,19 @@ class TensorRtBackend:
         return WrittenFiles(plan_file, None, None)
 
 
-def _tensorrt(plan: BuildPlan) -> TensorRtPlan:
-    if plan.tensorrt is None:
+def _device(plan: BuildPlan) -> DevicePlan:
+    if plan.device is None:
         raise ValueError("the plan is of another backend")
-    return plan.tensorrt
+    return plan.device
 
 
-def _open_weights(output: EngineFiles, path: str, network: Network, tensorrt: TensorRtPlan) -> WeightsWriter:
+def _open_weights(output: EngineFiles, path: str, network: Network, tensorrt: DevicePlan) -> WeightsWriter:
     """The weights file: of the engine, or one that only lasts until its tensors are in the plan."""
     specs = weight_specs(network)
     if tensorrt.separate_weights:
         return output.open_weights(path, specs)
     (output.path / path).parent.mkdir(parents=True, exist_ok=True)
     return WeightsWriter(output.path / path, specs)
-
-
-def weights_as_inputs(model_bytes: bytes) -> bytes:
-    """The same graph with its initialisers as inputs, behind the others."""
-    model = onnx.ModelProto.FromString(model_bytes)
-    for tensor in model.graph.initializer:
-        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    del model.graph.initializer[:]
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
-
-
-def network_sha256(model_bytes: bytes) -> str:
-    """Of the graph as TensorRT saw it, with weights as inputs."""
-    model = onnx.ModelProto.FromString(weights_as_inputs(model_bytes))
-    return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
 BACKEND = TensorRtBackend()

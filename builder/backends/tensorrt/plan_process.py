@@ -109,7 +109,7 @@ class _PlanBuilder:
         return config
 
     def _compile_kernels(self, specs: Sequence[KernelSpec]) -> bytes:
-        from precast.builder.backends.tensorrt.compile_kernels import compile_beside_each_other
+        from precast.builder.backends.compile_kernels import compile_beside_each_other
         from precast.plugins.device.launcher import compress_kernels
 
         self._say_stage("compiling kernels")

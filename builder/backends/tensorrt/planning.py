@@ -1,7 +1,6 @@
 """What a build for TensorRT is: every choice made, and everything refused that would fail, before the build starts."""
 
-from importlib import metadata
-
+from precast.builder.backends.device_planning import check_attention, find_kernel_compiler, plan_step_limits
 from precast.builder.backends.tensorrt.library import find_library
 from precast.builder.backends.tensorrt.targets import (
     capabilities,
@@ -11,22 +10,20 @@ from precast.builder.backends.tensorrt.targets import (
 )
 from precast.builder.build_config import BuildConfig
 from precast.builder.errors import BuildError
-from precast.builder.plan import TensorRtPlan
+from precast.builder.plan import DevicePlan
 from precast.builder.quantize.formats import quant_format
 from precast.checkpoints.model_config import AttentionConfig, MlpConfig, ModelConfig
 from precast.checkpoints.ranks.partition import Partition
-from precast.plugins.paged_attention.device.kernels import MAX_HEAD_DIM, MAX_QUERIES_PER_KV
 
-DTYPES = ("bfloat16", "float16")
-DEFAULT_BATCH_SIZE = 256
-DEFAULT_NUM_TOKENS = 8192
+TITLE = "TensorRT"
+"""In sentences."""
 
 _MIN_CAPABILITIES = {"int8": 80, "int4": 80, "fp8": 89, "nvfp4": 100}
 """The least compute capability whose tensor cores, or whose conversions, have the format. Source: NVIDIA,
 "Working with Quantized Types", TensorRT-RTX documentation; the library refuses to build below them."""
 
 
-def plan_tensorrt(model: ModelConfig, config: BuildConfig) -> TensorRtPlan:
+def plan_tensorrt(model: ModelConfig, config: BuildConfig) -> DevicePlan:
     """Decide what the config leaves open.
 
     Raises:
@@ -35,18 +32,18 @@ def plan_tensorrt(model: ModelConfig, config: BuildConfig) -> TensorRtPlan:
     """
     library = find_library()
     targets = check_targets(library, config.target)
-    _check_attention(model)
+    check_attention(model, TITLE)
     if config.quantization is not None:
         _check_quantization(config, targets)
     elif config.group_size is not None:
         raise BuildError(
             f"group_size {config.group_size} has no meaning without quantization: choose one, or leave it out"
         )
-    max_batch_size, max_num_tokens = _step_limits(config)
-    return TensorRtPlan(
+    max_batch_size, max_num_tokens = plan_step_limits(config)
+    return DevicePlan(
         library=library.name,
         library_version=library.version,
-        kernel_compiler=f"triton {_triton_version()}",
+        kernel_compiler=find_kernel_compiler("tensorrt", "tensorrt"),
         targets=targets,
         min_capability=max(min(capabilities(targets)), _MIN_CAPABILITIES.get(config.quantization or "", 0)),
         quantization=config.quantization,
@@ -54,59 +51,6 @@ def plan_tensorrt(model: ModelConfig, config: BuildConfig) -> TensorRtPlan:
         max_batch_size=max_batch_size,
         max_num_tokens=max_num_tokens,
     )
-
-
-def _step_limits(config: BuildConfig) -> tuple[int, int]:
-    """Most sequences and most tokens of a step, in which each sequence has a token."""
-    batch, tokens = config.max_batch_size, config.max_num_tokens
-    if batch is not None and tokens is not None and batch > tokens:
-        raise BuildError(f"max_batch_size {batch} exceeds max_num_tokens {tokens}: each sequence of a step has a token")
-    batch = batch or min(DEFAULT_BATCH_SIZE, tokens or DEFAULT_BATCH_SIZE)
-    return batch, tokens or max(DEFAULT_NUM_TOKENS, batch)
-
-
-def plan_dtypes(model: ModelConfig, config: BuildConfig) -> tuple[str, str, tuple[str, ...]]:
-    """The dtype of weights and activations, that of keys and values, and notes.
-
-    Raises:
-        BuildError: TensorRT engines have no such dtype.
-    """
-    notes: tuple[str, ...] = ()
-    dtype = model.dtype if config.dtype == "auto" else config.dtype
-    if dtype not in DTYPES:
-        if config.dtype != "auto":
-            raise BuildError(f"dtype {dtype} is not available on TensorRT; {' and '.join(DTYPES)} are")
-        notes = (f"{dtype} checkpoint stored as bfloat16",)
-        dtype = "bfloat16"
-    if config.kv_cache_dtype not in ("auto", dtype):
-        raise BuildError(
-            f"kv_cache_dtype {config.kv_cache_dtype} is not available on TensorRT with dtype {dtype}; {dtype} is"
-        )
-    return dtype, dtype, notes
-
-
-def _triton_version() -> str:
-    try:
-        return metadata.version("triton")
-    except metadata.PackageNotFoundError as error:
-        raise ModuleNotFoundError(
-            "building an engine for tensorrt needs Triton, which compiles its kernels and is not installed: "
-            "pip install 'precast[tensorrt]'",
-            name="triton",
-        ) from error
-
-
-def _check_attention(model: ModelConfig) -> None:
-    for index, layer in enumerate(model.layers):
-        mixer = layer.mixer
-        if not isinstance(mixer, AttentionConfig):
-            continue
-        for name, value, most in (
-            ("head_dim", mixer.head_dim, MAX_HEAD_DIM),
-            ("num_heads / num_kv_heads", mixer.num_heads // mixer.num_kv_heads, MAX_QUERIES_PER_KV),
-        ):
-            if value > most:
-                raise BuildError(f"layers.{index}.mixer: {name} {value} is not available on TensorRT; up to {most} is")
 
 
 def _check_quantization(config: BuildConfig, targets: tuple[str, ...]) -> None:

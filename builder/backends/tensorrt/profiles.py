@@ -7,7 +7,7 @@ are decoded beside them.
 from precast.builder.backends.tensorrt.plan_job import InputRange
 from precast.builder.network.inputs import LOGIT_ROWS
 from precast.builder.network.network import Network
-from precast.builder.plan import BuildPlan, TensorRtPlan
+from precast.builder.plan import BuildPlan, DevicePlan
 
 MAX_POOL_ELEMENTS = 1 << 40
 """Of the greatest pool that a plan is ready for: 2 TiB of 16-bit numbers in one layer."""
@@ -19,7 +19,7 @@ _COMMON_BLOCKS = 1024
 
 def make_profiles(network: Network, plan: BuildPlan) -> tuple[tuple[InputRange, ...], ...]:
     """Decode's profile, then that of context."""
-    tensorrt = plan.tensorrt
+    tensorrt = plan.device
     assert tensorrt is not None  # this backend's plan has it
     batch = min(_COMMON_BATCH_SIZE, tensorrt.max_batch_size)
     decode = _Sizes(tensorrt.max_batch_size, batch, batch)
@@ -32,7 +32,7 @@ class _Sizes:
         self.max_tokens, self.common_tokens, self.common_sequences = max_tokens, common_tokens, common_sequences
 
 
-def _profile(network: Network, plan: BuildPlan, tensorrt: TensorRtPlan, sizes: _Sizes) -> tuple[InputRange, ...]:
+def _profile(network: Network, plan: BuildPlan, tensorrt: DevicePlan, sizes: _Sizes) -> tuple[InputRange, ...]:
     most_sequences = tensorrt.max_batch_size
     common = sizes.common_sequences
     width = -(-plan.max_seq_len // plan.tokens_per_block)

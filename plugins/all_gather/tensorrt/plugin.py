@@ -1,42 +1,18 @@
-"""AllGather as a plugin: x [R, L] -> y [N, R, L], of 16 bits, on every rank.
-
-NCCL joins whole messages, so ranks lie one behind the other: y[r] is x of tensor rank r. The builder adds what makes
-the op's [R, F] of it, in operators of ONNX (builder/backends/tensorrt/lowering/lower_collectives.py). So `root` is -1.
-"""
+"""AllGather as a plugin."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from precast.plugins.all_gather import schema
+from precast.plugins.all_gather.device import AllGatherFields, run_all_gather
 from precast.plugins.collectives.device.group import DeviceGroup
-from precast.plugins.collectives.tensorrt.num_ranks import check_num_ranks
-from precast.plugins.tensorrt.fields import check_dtype
+from precast.plugins.device.op_call import OpCall
 from precast.plugins.tensorrt.plugin_base import (
-    PluginCall,
     half_type,
     has_type,
     make_fields_creator,
     make_fields_plugin_base,
 )
-
-
-@dataclass(frozen=True)
-class AllGatherFields:
-    """The op's attributes, and the dtype of x and y. Raises ValueError where they make no sense."""
-
-    num_ranks: int
-    num_features: int
-    root: int
-    dtype: str
-
-    def __post_init__(self) -> None:
-        schema.AllGatherAttributes(self.num_ranks, self.num_features, self.root)
-        if self.root != schema.EVERY_RANK:
-            raise ValueError(
-                f"AllGather: root is {self.root}; the plugin gives every rank the rows, {schema.EVERY_RANK}"
-            )
-        check_dtype(schema.NAME, self.dtype)
 
 
 def make_creator(trt: Any, group: Callable[[], DeviceGroup], errors: list[str]) -> Any:
@@ -58,10 +34,7 @@ def make_creator(trt: Any, group: Callable[[], DeviceGroup], errors: list[str]) 
             del num_inputs
             return has_type(trt, tensors[position], half_type(trt, self._fields.dtype))
 
-        def run(self, call: PluginCall) -> None:
-            found = group()
-            check_num_ranks(schema.NAME, self._fields.num_ranks, found)
-            rows, columns = call.shapes[0]
-            found.all_gather(call.inputs[0], call.outputs[0], rows * columns, self._fields.dtype, call.stream)
+        def run(self, call: OpCall) -> None:
+            run_all_gather(self._fields, group(), call)
 
     return make_fields_creator(trt, schema, AllGatherFields, AllGatherPlugin, errors)

@@ -6,9 +6,9 @@ Pure: imports no Triton (one_shot_kernel.py does).
 from precast.plugins.collectives.device.mailbox import BUFFER_BYTES, PROGRAMS, flag_bytes
 from precast.plugins.device.kernel_spec import KernelSpec, Parameter
 from precast.plugins.device.launch import Launch
+from precast.plugins.device.op_fields import TRITON_TYPES
 
 ONE_SHOT = "one_shot_all_reduce"
-ELEMENTS = {"bfloat16": "bf16", "float16": "fp16"}
 """The dtypes of activations, and Triton's names of them. Both have 16 bits."""
 ELEMENT_BYTES = 2
 MAX_RANKS = 8
@@ -26,10 +26,10 @@ def fits_one_shot(num_elements: int) -> bool:
 
 
 def one_shot_specs(num_ranks: int, dtype: str) -> tuple[KernelSpec, ...]:
-    """The kernel for N ranks and one of ELEMENTS; none for more than MAX_RANKS, which meet through NCCL alone."""
+    """The kernel for N ranks and one of DTYPES; none for more than MAX_RANKS, which meet through NCCL alone."""
     if num_ranks > MAX_RANKS:
         return ()
-    element = "*" + ELEMENTS[dtype]
+    element = "*" + TRITON_TYPES[dtype]
     return (
         KernelSpec(
             "precast.plugins.collectives.device.one_shot_kernel",

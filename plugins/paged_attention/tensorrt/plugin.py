@@ -5,13 +5,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from precast.plugins.device.kernel_sets import KERNELS_SHA256, KernelSet, KernelSets, OpenLauncher
 from precast.plugins.device.launcher import open_launcher as open_launcher_on_device
+from precast.plugins.device.op_call import OpCall
 from precast.plugins.paged_attention import schema
 from precast.plugins.paged_attention.device.launches import StepShape, workspace
-from precast.plugins.paged_attention.tensorrt.fields import FIELD_TYPES, HALF_INPUTS, POOL, PluginFields
-from precast.plugins.paged_attention.tensorrt.run import run_step
-from precast.plugins.tensorrt.kernel_sets import KERNELS_SHA256, KernelSet, KernelSets, OpenLauncher
-from precast.plugins.tensorrt.plugin_base import PluginCall, half_type, has_type, make_plugin_base, make_plugin_creator
+from precast.plugins.paged_attention.device.op_fields import FIELD_TYPES, HALF_INPUTS, POOL, PluginFields
+from precast.plugins.paged_attention.device.run import run_step
+from precast.plugins.tensorrt.plugin_base import half_type, has_type, make_plugin_base, make_plugin_creator
 
 CompileKernels = Callable[[PluginFields], bytes]
 """The kernels of a plugin, as bytes; asked once for each set of equal fields."""
@@ -87,10 +88,16 @@ def make_creator(
             del outputs
             return workspace_size(self._fields, inputs[0].max[0], inputs[2].max[0], inputs[3].max[1])
 
-        def run(self, call: PluginCall) -> None:
+        def run(self, call: OpCall) -> None:
             launcher = kernel_sets.launcher(self._kernels)
             shape = StepShape(call.shapes[0][0], call.shapes[2][0], call.shapes[3][1])
-            run_step(self._fields, launcher, shape, call.inputs, call.outputs, call.workspace_address, call.stream)
+            if call.outputs[1] != call.inputs[POOL]:
+                raise ValueError(
+                    f"PagedAttention writes its pool in place, at {call.inputs[POOL]:#x}; "
+                    f"TensorRT gives {call.outputs[1]:#x} for its output"
+                )
+            output, workspace_address = call.outputs[0], call.workspace_address
+            run_step(self._fields, launcher, shape, call.inputs, output, workspace_address, call.stream)
 
     def make(arrays: Mapping[str, NDArray[Any]]) -> PagedAttentionPlugin:
         plugin_fields = PluginFields.from_arrays(arrays)

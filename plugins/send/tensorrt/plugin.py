@@ -1,33 +1,18 @@
-"""Send as a plugin: x [T, F] of 16 bits -> rows, int32 [1].
-
-On a GPU it ends when the next stage has taken x, unless NCCL has room for it: a stage is ahead of the next by no more
-than what NCCL buffers.
-"""
+"""Send as a plugin."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from precast.plugins.collectives.device.group import DeviceGroup
+from precast.plugins.device.op_call import OpCall
 from precast.plugins.send import schema
-from precast.plugins.tensorrt.fields import check_dtype
+from precast.plugins.send.device import SendFields, run_send
 from precast.plugins.tensorrt.plugin_base import (
-    PluginCall,
     half_type,
     has_type,
     make_fields_creator,
     make_fields_plugin_base,
 )
-
-
-@dataclass(frozen=True)
-class SendFields:
-    """The dtype of x. Raises ValueError where there is no such."""
-
-    dtype: str
-
-    def __post_init__(self) -> None:
-        check_dtype(schema.NAME, self.dtype)
 
 
 def make_creator(trt: Any, group: Callable[[], DeviceGroup], errors: list[str]) -> Any:
@@ -49,10 +34,7 @@ def make_creator(trt: Any, group: Callable[[], DeviceGroup], errors: list[str]) 
             expected = half_type(trt, self._fields.dtype) if position < num_inputs else trt.int32
             return has_type(trt, tensors[position], expected)
 
-        def run(self, call: PluginCall) -> None:
-            found = group()
-            rows, features = call.shapes[0]
-            found.send(call.inputs[0], rows * features, self._fields.dtype, call.stream)
-            found.write_int32(call.outputs[0], rows, call.stream)
+        def run(self, call: OpCall) -> None:
+            run_send(self._fields, group(), call)
 
     return make_fields_creator(trt, schema, SendFields, SendPlugin, errors)

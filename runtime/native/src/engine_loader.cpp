@@ -242,14 +242,14 @@ LoadedEngine start(const EngineManifest& manifest, const EngineOptions& options,
 /// A plan's kernels were chosen for steps up to a size, and take no larger ones.
 EngineOptions within_plan(const EngineManifest& manifest, const EngineOptions& wanted) {
   EngineOptions options = wanted;
-  if (!manifest.tensorrt) return options;
+  if (!manifest.device) return options;
   const auto limit = [&](std::uint32_t& value, std::int64_t most, const char* name) {
     if (value <= most) return;
     options.log.warning(name, " is ", most, " and not ", value, ": the engine was built for no more");
     value = static_cast<std::uint32_t>(most);
   };
-  limit(options.max_batch_size, manifest.tensorrt->max_batch_size, "max_batch_size");
-  limit(options.max_num_tokens, manifest.tensorrt->max_num_tokens, "max_num_tokens");
+  limit(options.max_batch_size, manifest.device->max_batch_size, "max_batch_size");
+  limit(options.max_num_tokens, manifest.device->max_num_tokens, "max_num_tokens");
   return options;
 }
 
@@ -325,7 +325,7 @@ RuntimeSupport runtime_support() {
 RuntimeSupport device_support() {
   RuntimeSupport support = runtime_support();
   support.supports = [](std::string_view) { return true; };
-  support.backends.emplace_back("tensorrt");
+  support.backends.insert(support.backends.end(), device_backends.begin(), device_backends.end());
   return support;
 }
 
@@ -366,7 +366,7 @@ LoadedModel load_model(const std::filesystem::path& directory, const EngineOptio
     // Of each row that is computed the logits are wanted: a plan gives no more of them than it has sequences.
     one_sequence = within_plan(manifest, one_sequence);
     one_sequence.max_num_tokens = std::min(one_sequence.max_num_tokens,
-                                           static_cast<std::uint32_t>(manifest.tensorrt->max_batch_size));
+                                           static_cast<std::uint32_t>(manifest.device->max_batch_size));
     EngineOptions rows = one_sequence;
     rows.max_batch_size = one_sequence.max_num_tokens;  // for a session, sequences are what has rows of logits
     MadeSession made = load_device_session(manifest, rows, rows.max_num_tokens);

@@ -115,7 +115,7 @@ OnnxRuntimeRequirements read_onnxruntime_requirements(const JsonCursor& value) {
           .opset = value.at("opset").integer(1, max_int32)};
 }
 
-TensorRtRequirements read_tensorrt_requirements(const JsonCursor& value) {
+DeviceRequirements read_device_requirements(const JsonCursor& value) {
   return {.max_batch_size = value.at("max_batch_size").integer(1, max_int32),
           .max_num_tokens = value.at("max_num_tokens").integer(1, max_int32)};
 }
@@ -232,14 +232,14 @@ EngineManifest parse_manifest(std::string_view text, const std::string& source, 
   if (manifest.backend == "onnxruntime") {
     manifest.onnxruntime = read_onnxruntime_requirements(root.at("backend_requirements"));
   } else {
-    manifest.tensorrt = read_tensorrt_requirements(root.at("backend_requirements"));
+    manifest.device = read_device_requirements(root.at("backend_requirements"));
   }
   manifest.batch_invariant = root.at("batch_invariant").boolean();
   manifest.reproducible = root.at("reproducible").boolean();
   manifest.model = read_model(root.at("model"));
   manifest.build = read_build(root.at("build"));
   manifest.files = read_files(root.at("files"));
-  manifest.ranks = read_ranks(root.at("ranks"), manifest.mapping, manifest.files, manifest.tensorrt.has_value());
+  manifest.ranks = read_ranks(root.at("ranks"), manifest.mapping, manifest.files, manifest.backend == "tensorrt");
   check_kv_groups(root.at("ranks"), manifest.ranks);
   return manifest;
 }

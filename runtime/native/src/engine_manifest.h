@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -60,9 +61,9 @@ struct OnnxRuntimeRequirements {
   std::int64_t opset = 0;
 };
 
-/// What this runtime has to know of an engine for TensorRT; the rest is for the process that runs it. Present where backend is
-/// "tensorrt".
-struct TensorRtRequirements {
+/// What this runtime has to know of an engine for devices; the rest is for the processes that run it. Present where backend is
+/// one of device_backends.
+struct DeviceRequirements {
   std::int64_t max_batch_size = 0;  ///< sequences of a step
   std::int64_t max_num_tokens = 0;  ///< tokens of a step
 };
@@ -73,7 +74,7 @@ struct EngineManifest {
   std::vector<std::string> required_names;  ///< "requires": ops and layouts, e.g. "ai.precast.Linear/1"
   std::string backend;
   std::optional<OnnxRuntimeRequirements> onnxruntime;
-  std::optional<TensorRtRequirements> tensorrt;
+  std::optional<DeviceRequirements> device;
   bool batch_invariant = false;
   bool reproducible = false;
   ModelInfo model;
@@ -82,6 +83,9 @@ struct EngineManifest {
   std::vector<RankFiles> ranks;
   std::vector<FileEntry> files;  ///< ascending in path
 };
+
+/// Backends whose ranks run on devices, each in a process of its own.
+inline constexpr std::array<std::string_view, 2> device_backends = {"onnxruntime-cuda", "tensorrt"};
 
 /// What this runtime can run, as far as a manifest can tell.
 struct RuntimeSupport {

@@ -12,7 +12,7 @@ from precast.builder.build_config import BuildConfig
 from precast.builder.cache import key
 from precast.builder.cache.content_hashes import FileState, HashedFile
 from precast.builder.cache.key import PACKAGES, RESOLVED_OPTIONS, cache_key, describe_build, differences, toolchain
-from precast.builder.plan import TENSORRT_OPTIONS, BuildPlan
+from precast.builder.plan import DEVICE_OPTIONS, BuildPlan
 from precast.checkpoints.ranks.mapping import Mapping
 from precast.checkpoints.ranks.partition import Partition
 from tests.builder.cache.worlds import flattened
@@ -90,7 +90,7 @@ def test_every_option_is_in_it() -> None:
     """A field that a later version adds to the config or to the plan changes the key without a line here."""
     options = describe()["options"]
     assert set(options["plan"]) == {field.name for field in fields(BuildPlan)}
-    decided = {*RESOLVED_OPTIONS, *TENSORRT_OPTIONS}
+    decided = {*RESOLVED_OPTIONS, *DEVICE_OPTIONS}
     assert set(options["given"]) == {field.name for field in fields(BuildConfig)} - decided
 
 

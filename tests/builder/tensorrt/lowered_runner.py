@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from precast.builder.backends.tensorrt.backend import weights_as_inputs
+from precast.builder.backends.separate_weights import weights_as_inputs
 from precast.builder.network.network import Network
 from precast.builder.network.onnx_model import onnx_bytes
 from precast.builder.quantize.recipe import QuantizedRecipe

@@ -8,14 +8,16 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
-from precast.builder.backends.tensorrt.lowering.check_lowered import CheckLowered
-from precast.builder.backends.tensorrt.lowering.lower_attention import LowerAttention
+from precast.builder.backends.lowering.check_lowered import CheckLowered
+from precast.builder.backends.lowering.lower_attention import LowerAttention
+from precast.builder.backends.tensorrt.lowering.pipeline import BUILTIN_OPS
 from precast.builder.network.decoder import emit_network
 from precast.builder.network.onnx_model import onnx_bytes
 from precast.builder.passes.base import InvariantError
 from precast.builder.reference import ReferenceModel
 from precast.checkpoints.model_config import HeadConfig, ModelConfig, NormConfig, QkNormConfig
 from precast.checkpoints.ranks.rank_model import whole_model
+from precast.plugins import TENSORRT_OPS
 from tests.builder.tensorrt.lowered_runner import LoweredRunner
 from tests.builder.tensorrt.worlds import WIDE, RoundedTensors, lowered, tensorrt_plan
 from tests.builder.worlds import (
@@ -222,7 +224,7 @@ def test_sinks_are_the_last_input_whatever_is_absent_before_them(name: str) -> N
     node.resize_inputs(len(given))
     for index, value in enumerate(given):
         node.replace_input_with(index, value)
-    LowerAttention(plan).apply(network)
+    LowerAttention(plan, is_plugin=True).apply(network)
     without, attention = (network.graph.node(f"layers.{layer}.attention") for layer in (0, 1))
     present = [value.name for value in given if value is not None]
     assert [value.name for value in attention.inputs if value is not None] == present
@@ -239,7 +241,7 @@ def test_an_attention_without_rope_has_fewer_inputs() -> None:
 
 
 def test_check_lowered_refuses_what_was_left() -> None:
-    check = CheckLowered()
+    check = CheckLowered("TensorRT", BUILTIN_OPS, TENSORRT_OPS)
     with pytest.raises(
         InvariantError, match=r"^node embedding is a ai\.precast\.Embedding, which TensorRT does not have$"
     ):

@@ -12,7 +12,7 @@ from precast.builder.backends.tensorrt.targets import RTX_TARGETS, check_targets
 from precast.builder.build_config import BuildConfig
 from precast.builder.cache.key import cache_key, describe_build
 from precast.builder.errors import BuildError
-from precast.builder.plan import BuildPlan, TensorRtPlan, plan_build, plan_ranks
+from precast.builder.plan import BuildPlan, DevicePlan, plan_build, plan_ranks
 from precast.checkpoints.errors import PartitionError
 from precast.checkpoints.model_config import ModelConfig
 from precast.checkpoints.ranks.mapping import Mapping
@@ -33,8 +33,8 @@ def planned(model: ModelConfig = WIDE, **options: Any) -> BuildPlan:
     return plan_build(model, BuildConfig(**options), "tensorrt")
 
 
-def tensorrt_of(model: ModelConfig = WIDE, **options: Any) -> TensorRtPlan:
-    tensorrt = planned(model, **options).tensorrt
+def tensorrt_of(model: ModelConfig = WIDE, **options: Any) -> DevicePlan:
+    tensorrt = planned(model, **options).device
     assert tensorrt is not None
     return tensorrt
 
@@ -224,12 +224,12 @@ def test_several_ranks() -> None:
     ],
 )
 def test_options_of_tensorrt_have_no_meaning_on_the_cpu(option: str, value: object, text: str) -> None:
-    with pytest.raises(BuildError, match=rf"^{text} has no meaning on the backend onnxruntime: leave it out, or build"):
+    with pytest.raises(BuildError, match=rf"^{text} has no meaning on CPUs: leave it out, or build"):
         plan_build(WIDE, BuildConfig(**{option: value}))  # type: ignore[arg-type]
 
 
 def test_float16_keys_and_values_are_refused_on_the_cpu() -> None:
-    with pytest.raises(BuildError, match=r"^kv_cache_dtype float16 is not available on the backend onnxruntime; "):
+    with pytest.raises(BuildError, match=r"^kv_cache_dtype float16 is not available on CPUs; "):
         plan_build(WIDE, BuildConfig(kv_cache_dtype="float16"))
 
 

@@ -20,6 +20,7 @@ import pytest
 
 from precast.builder import build as engine_build
 from precast.builder import processes
+from precast.builder.backends.separate_weights import weights_as_inputs
 from precast.builder.backends.tensorrt import backend, build_plan
 from precast.builder.backends.tensorrt.library import shared_library
 from precast.builder.backends.tensorrt.plan_job import PlanJob
@@ -46,7 +47,7 @@ from precast.cli import main
 from precast.llm import LLM
 from precast.plugins.device.compiled_kernel import CompiledKernel
 from precast.plugins.device.serialize import MAGIC, from_bytes
-from precast.plugins.paged_attention.tensorrt.fields import KERNELS_SHA256
+from precast.plugins.paged_attention.device.op_fields import KERNELS_SHA256
 from precast.runtime.errors import EngineLoadError
 from tests.builder.rank_worlds import RandomSlices
 from tests.builder.tensorrt.lowered_ranks import COLLECTIVES, lowered_ranks
@@ -349,7 +350,7 @@ class TestWhatGoesWrong:
     def job(self, tmp_path: Path, **changes: Any) -> PlanJob:
         network, plan = lowered(), tensorrt_plan(separate_weights=True)
         data = onnx_bytes(network, dict.fromkeys(network.weights, 0))
-        (tmp_path / "model.onnx").write_bytes(backend.weights_as_inputs(data))
+        (tmp_path / "model.onnx").write_bytes(weights_as_inputs(data))
         fields = {
             "graph": str(tmp_path / "model.onnx"),
             "weights": "",
@@ -497,7 +498,7 @@ def test_the_commands_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             "int4 group 32 is not available on TensorRT",
         ),
         (["--backend", "tensorrt", "--verify"], "this version builds engines for tensorrt and runs none"),
-        (["--quant", "int4"], "quantization int4 has no meaning on the backend onnxruntime"),
+        (["--quant", "int4"], "quantization int4 has no meaning on CPUs"),
     ):
         assert main([*build_arguments, *arguments]) > 0
         assert text in capsys.readouterr().err

@@ -10,7 +10,7 @@ from precast.builder.backends.tensorrt.lowering.pipeline import tensorrt_passes
 from precast.builder.network.decoder import emit_network
 from precast.builder.network.network import Network
 from precast.builder.passes.base import run_passes
-from precast.builder.plan import BuildPlan, TensorRtPlan
+from precast.builder.plan import BuildPlan, DevicePlan
 from precast.builder.quantize.formats import quant_format
 from precast.builder.quantize.round_to_nearest import dequantize, find_scales, round_values
 from precast.checkpoints.model_config import ModelConfig, RopeConfig
@@ -22,7 +22,7 @@ WIDE = replace(MODEL, hidden_size=128, layers=(LAYER, LAYER))
 WIDE = with_mlp(with_attention(WIDE, head_dim=32, rope=RopeConfig(10000.0, rotary_dim=32)), intermediate_size=256)
 """Two layers, with matrices of 128 and 256 columns."""
 
-TENSORRT = TensorRtPlan(
+TENSORRT = DevicePlan(
     library="tensorrt_rtx",
     library_version="1.7.1.116",
     kernel_compiler="triton 3",
@@ -37,7 +37,7 @@ TENSORRT = TensorRtPlan(
 
 def tensorrt_plan(dtype: str = "bfloat16", **changes: Any) -> BuildPlan:
     """A plan with changed fields of its TensorRT part."""
-    return BuildPlan(dtype, dtype, 16, 64, tensorrt=replace(TENSORRT, **changes))
+    return BuildPlan(dtype, dtype, 16, 64, device=replace(TENSORRT, **changes))
 
 
 def lowered(model: ModelConfig = WIDE, plan: BuildPlan | None = None) -> Network:

@@ -14,6 +14,8 @@ from typing import Any
 import onnx
 import pytest
 
+from precast.builder.backends.onnxruntime_cuda import backend as cuda_backend
+from precast.builder.backends.onnxruntime_cuda import planning as cuda_planning
 from precast.builder.backends.tensorrt import backend, planning
 from precast.builder.backends.tensorrt.library import TensorRtLibrary
 from precast.builder.backends.tensorrt.plan_job import PlanJob
@@ -50,15 +52,20 @@ def put_fakes_in_place(patch: pytest.MonkeyPatch) -> None:
         patch.setitem(sys.modules, name, module)
 
 
-def build_fake_engine(model: Path, output: Path, **options: Any) -> EngineManifest:
-    """Build the checkpoint. `options` are fields of a BuildConfig; steps are small unless they say otherwise."""
+def build_fake_engine(model: Path, output: Path, backend_name: str = "tensorrt", **options: Any) -> EngineManifest:
+    """Build the checkpoint, for onnxruntime-cuda without kernels.
+
+    `options` are fields of a BuildConfig; steps are small unless they say otherwise.
+    """
     config = BuildConfig(**{"max_batch_size": 4, "max_num_tokens": 32, "max_seq_len": 64, **options})
     with pytest.MonkeyPatch.context() as patch, open_checkpoint(model) as checkpoint:
         patch.setattr(planning, "find_library", lambda: TensorRtLibrary("tensorrt_rtx", VERSION))
-        patch.setattr(planning, "_triton_version", lambda: "none")
+        patch.setattr(planning, "find_kernel_compiler", lambda backend, extra: "none")
         patch.setattr(backend, "build_plan", write_fake_plan)
+        patch.setattr(cuda_planning, "find_kernel_compiler", lambda backend, extra: "none")
+        patch.setattr(cuda_backend, "compile_sets", lambda sets, targets: [b"no kernels"] * len(sets))
         patch.setattr(rank_processes, "build_ranks", _build_ranks_here)
-        return build_engine(checkpoint, output, config, backend="tensorrt")
+        return build_engine(checkpoint, output, config, backend=backend_name)
 
 
 def _build_ranks_here(jobs: Sequence[RankJob], *_: object) -> list[BuiltRank]:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from precast.runtime.tensorrt.buffers import StepInputs, StepOutputs, row_runs
-from precast.runtime.tensorrt.shapes import CONTEXT, DECODE, ShapeBook, StepShape
+from precast.runtime.device.buffers import StepInputs, StepOutputs, row_runs
+from precast.runtime.device.shapes import CONTEXT, DECODE, ShapeBook, StepShape
 from tests.runtime.tensorrt.worlds import LOGITS, Chosen, Piece, make_step
 
 INPUTS = StepInputs(("block_tables.0", "block_tables.1"), resolves_tokens=True, has_logits=True, scratch_block=99)
@@ -103,7 +103,7 @@ def test_a_plan_that_takes_no_tokens_of_a_step_before() -> None:
     inputs = StepInputs(("block_tables.0",), resolves_tokens=False, has_logits=True)
     layout = inputs.layout(StepShape(1, 1, 1, (1,), DECODE))
     step = make_step(5, [Piece([Chosen(4, 0)], 0, [[0]])])
-    with pytest.raises(ValueError, match="step 5 has tokens that are not known, and the plan takes none"):
+    with pytest.raises(ValueError, match="step 5 has tokens that are not known, and the network takes none"):
         inputs.write(step, layout, np.zeros(layout.num_bytes, np.uint8))
 
 

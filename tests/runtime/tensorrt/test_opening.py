@@ -13,8 +13,8 @@ import pytest
 from precast.checkpoints.engine_dir import read_manifest
 from precast.checkpoints.engine_kv import kv_page_bytes
 from precast.plugins.device.driver import DeviceError
+from precast.runtime.device.open_engine import FREE_MEMORY_FRACTION
 from precast.runtime.errors import EngineLoadError, ErrorCode, NativeError
-from precast.runtime.tensorrt.open_engine import FREE_MEMORY_FRACTION
 from tests.runtime.tensorrt.fake_cuda.machine import MACHINE
 from tests.runtime.tensorrt.fake_engine import put_fakes_in_place
 from tests.runtime.tensorrt.fake_packages.cuda.bindings import driver
@@ -110,7 +110,7 @@ def test_too_little_memory_for_a_block_is_one_sentence(fake_engine: FakeEngine, 
     assert isinstance(caught, NativeError)
     assert caught.code == ErrorCode.RESOURCE_EXHAUSTED
     assert str(caught) == (
-        f"Small GPU: {2 * page} bytes of memory are free when the plan is loaded, and a KV block takes {page}: "
+        f"Small GPU: {2 * page} bytes of memory are free when the network is loaded, and a KV block takes {page}: "
         "free some, or use a GPU with more"
     )
 

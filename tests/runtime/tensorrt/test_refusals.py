@@ -13,7 +13,7 @@ import pytest
 from precast.checkpoints.engine_dir import read_manifest
 from precast.checkpoints.engine_manifest import TensorRtRequirements
 from precast.runtime.errors import EngineLoadError, ErrorCode
-from precast.runtime.tensorrt.toolkit import check_device, open_toolkit
+from precast.runtime.tensorrt.toolkit import TensorRtToolkit, check_device, open_toolkit
 from tests.runtime.tensorrt.fake_engine import put_fakes_in_place
 from tests.runtime.tensorrt.fake_packages import tensorrt_rtx as trt
 from tests.runtime.tensorrt.fake_packages.cuda.bindings import driver
@@ -130,9 +130,7 @@ except EngineLoadError as error:
     (line,) = rest
     assert line.startswith(f"5 {engine}: the engine runs on an NVIDIA GPU, and CUDA finds none here (")
     assert "driver is installed" in line
-    assert line.endswith(
-        "): load it on a machine with a GPU and its driver, or build an engine for the backend onnxruntime"
-    )
+    assert line.endswith("): load it on a machine with a GPU and its driver, or build an engine for the CPU")
 
 
 def _repository() -> Path:
@@ -145,7 +143,7 @@ def _repository() -> Path:
 def test_no_gpu(refused: Callable[..., str]) -> None:
     assert refused(num_devices=0) == (
         "the engine runs on an NVIDIA GPU, and CUDA finds none here (cuInit: no device): load it on a machine with a "
-        "GPU and its driver, or build an engine for the backend onnxruntime"
+        "GPU and its driver, or build an engine for the CPU"
     )
 
 
@@ -214,6 +212,7 @@ def test_gpus_that_a_portable_engine_is_for(capability: tuple[int, int], fake_en
     driver.reset(capability=capability)
     toolkit, _ = check_engine(fake_engine("float16"))
     assert toolkit.driver is driver
+    assert isinstance(toolkit, TensorRtToolkit)
     assert toolkit.trt is trt
 
 

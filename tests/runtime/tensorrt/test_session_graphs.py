@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from precast.runtime.tensorrt.network import Network
+from precast.runtime.tensorrt.network import PlanNetwork
 from tests.runtime.tensorrt.fake_cuda.machine import MACHINE
 from tests.runtime.tensorrt.fake_packages.cuda.bindings import driver
 from tests.runtime.tensorrt.worlds import Array, FakeEngine, Logits, Piece, World, error, open_world
@@ -165,13 +165,13 @@ def test_graphs_after_other_shapes_and_prompts(world: World, expected: Logits) -
 def test_graphs_go_before_the_plan_that_they_run(fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """They launch kernels that the plan has loaded, and the fake plan does not notice."""
     destroyed: list[int] = []
-    close = Network.close
+    close = PlanNetwork.close
 
-    def close_and_look(network: Network) -> None:
+    def close_and_look(network: PlanNetwork) -> None:
         destroyed.append(count("cuGraphExecDestroy"))
         close(network)
 
-    monkeypatch.setattr(Network, "close", close_and_look)
+    monkeypatch.setattr(PlanNetwork, "close", close_and_look)
     with open_world(fake_engine("float16")) as world:
         prefill(world, PROMPTS)
         decode(world, PROMPTS, (0,))

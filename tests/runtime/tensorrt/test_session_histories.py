@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from precast.runtime.tensorrt.step import Step
+from precast.runtime.device.step import Step
 from tests.runtime.tensorrt.worlds import (
     LOGITS,
     TOKEN,

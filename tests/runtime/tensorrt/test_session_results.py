@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from precast.runtime.tensorrt.step import StepResult
+from precast.runtime.device.step import StepResult
 from tests.runtime.tensorrt.worlds import (
     LOGITS,
     TOKEN,

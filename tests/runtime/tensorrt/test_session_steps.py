@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from precast.runtime.tensorrt.session import SLOTS
+from precast.runtime.device.session import SLOTS
 from tests.runtime.tensorrt.fake_cuda.machine import MACHINE
 from tests.runtime.tensorrt.fake_engine import SCRATCH_BYTES
 from tests.runtime.tensorrt.fake_packages.cuda.bindings import driver

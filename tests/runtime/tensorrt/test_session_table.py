@@ -17,6 +17,9 @@ from precast.checkpoints.engine_errors import (
     UnsupportedEngineError,
 )
 from precast.plugins.device.driver import DeviceError
+from precast.runtime.device import worker
+from precast.runtime.device.session_table import SessionTable
+from precast.runtime.device.step import Step, StepResult
 from precast.runtime.errors import EngineLoadError, ErrorCode, NativeError
 from precast.runtime.library import check, load_library, read_error
 from precast.runtime.structs import (
@@ -26,9 +29,6 @@ from precast.runtime.structs import (
     StepStruct,
     TokenSourceStruct,
 )
-from precast.runtime.tensorrt import worker
-from precast.runtime.tensorrt.session_table import SessionTable
-from precast.runtime.tensorrt.step import Step, StepResult
 from tests.runtime.tensorrt.fake_engine import put_fakes_in_place
 from tests.runtime.tensorrt.fake_packages.cuda.bindings import driver
 from tests.runtime.tensorrt.worlds import LOGITS, FakeEngine, Piece, make_step

@@ -58,7 +58,7 @@ def processes_of(workers: Workers) -> dict[int, int]:
     processes = {}
     for pid in workers.running():
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if b"precast.runtime.tensorrt.worker" in b"".join(arguments[2:3]):
+        if b"precast.runtime.device.worker" in b"".join(arguments[2:3]):
             processes[int(arguments[3])] = pid
     return processes
 

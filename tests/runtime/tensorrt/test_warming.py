@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from precast.checkpoints.engine_dir import read_manifest, verify_files
+from precast.runtime.device.worker import WARM_VARIABLE, open_rank
 from precast.runtime.structs import SessionConfigStruct
 from precast.runtime.tensorrt.runtime_cache import FILE_NAME
-from precast.runtime.tensorrt.worker import WARM_VARIABLE, open_rank
 from tests.runtime.tensorrt.fake_engine import put_fakes_in_place
 from tests.runtime.tensorrt.fake_packages.cuda.bindings import driver
 from tests.runtime.tensorrt.worlds import FakeEngine, Logits, World, error

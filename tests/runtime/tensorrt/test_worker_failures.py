@@ -74,7 +74,7 @@ def test_too_little_memory_for_pools(engine_path: Path, tmp_path: Path) -> None:
         error = refused(engine_path)
     assert error.code == ErrorCode.RESOURCE_EXHAUSTED
     assert "Fake GPU: " in str(error)
-    assert "free when the plan is loaded, and a KV block takes" in str(error)
+    assert "free when the network is loaded, and a KV block takes" in str(error)
 
 
 def test_more_memory_for_pools_than_there_is(engine_path: Path, tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from precast.checkpoints.checkpoint import open_checkpoint
 from precast.checkpoints.engine_dir import read_manifest
 from precast.checkpoints.engine_kv import kv_page_bytes
-from precast.checkpoints.engine_manifest import EngineManifest, TensorRtRequirements
-from precast.runtime.tensorrt.open_engine import Limits, OpenedSession, open_session
-from precast.runtime.tensorrt.step import TOKEN_SOURCE, Step, StepResult
-from precast.runtime.tensorrt.toolkit import Toolkit, check_device, open_toolkit
+from precast.checkpoints.engine_manifest import EngineManifest
+from precast.runtime.device.open_engine import Limits, OpenedSession, open_session
+from precast.runtime.device.step import TOKEN_SOURCE, Step, StepResult
+from precast.runtime.device.toolkit import Toolkit
+from precast.runtime.device.worker import open_toolkit
 from tests.builder.tensorrt.lowered_runner import LoweredRunner
 from tests.builder.tensorrt.worlds import lowered, tensorrt_plan
 from tests.runtime.tensorrt.fake_cuda.machine import MACHINE
@@ -165,10 +166,7 @@ def open_engine(engine: Path, **limits: Any) -> tuple[OpenedSession, EngineManif
 def check_engine(engine: Path) -> tuple[Toolkit, EngineManifest]:
     """What comes before anything of the engine but its manifest is read."""
     manifest = read_manifest(engine)
-    assert isinstance(manifest.backend_requirements, TensorRtRequirements)
-    toolkit = open_toolkit(str(engine), manifest.backend_requirements)
-    check_device(str(engine), manifest, toolkit.driver, 0)
-    return toolkit, manifest
+    return open_toolkit(engine, manifest, 0), manifest
 
 
 _PAIRS = (

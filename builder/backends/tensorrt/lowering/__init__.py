@@ -1,1 +1,1 @@
-"""From the network of our ops to what TensorRT's ONNX parser reads: one pass a file, `pipeline.py` is the list."""
+"""What TensorRT's parser needs beside what all devices do (builder/backends/lowering)."""

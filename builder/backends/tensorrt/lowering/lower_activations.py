@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from precast.builder.backends.tensorrt.lowering.lower_op import LowerOp, like, replace_node
+from precast.builder.backends.lowering.lower_op import LowerOp, like, replace_node
 from precast.builder.network.network import Network
 from precast.builder.network.nodes import required_input
 from precast.plugins.gated_activation import schema as gated_activation

@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from precast.builder.backends.tensorrt.lowering.lower_op import LowerOp, like, replace_node
+from precast.builder.backends.lowering.lower_op import LowerOp, like, replace_node
 from precast.builder.network.network import Network
 from precast.builder.network.nodes import builtin_node, input_at, required_input
 from precast.plugins.rms_norm import schema as rms_norm

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
-from precast.plugins.tensorrt.plugin_base import PluginCall
+from precast.plugins.device.op_call import OpCall
 from tests.runtime.tensorrt.fake_cuda.errors import Unfinished
 
 Array = NDArray[Any]
@@ -49,7 +49,7 @@ class StepCollectives:
         """The output of a node, for which `y` has room."""
         if self._next == len(self._met):
             given = np.ascontiguousarray(x)
-            self._plugins[name].run(PluginCall([given.shape], [given.ctypes.data], [y.ctypes.data], 0, 0))
+            self._plugins[name].run(OpCall([given.shape], [given.ctypes.data], [y.ctypes.data], 0, 0))
             self._met.append((name, y))
         met, y = self._met[self._next]
         assert met == name, f"the step had {met} here, and now it has {name}"

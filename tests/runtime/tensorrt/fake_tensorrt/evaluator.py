@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from precast.builder.backends.tensorrt.backend import weights_as_inputs
+from precast.builder.backends.separate_weights import weights_as_inputs
 from tests.builder.tensorrt.lowered_runner import PagedAttention
 from tests.runtime.tensorrt.fake_tensorrt.collectives import COLLECTIVES
 from tests.runtime.tensorrt.fake_tensorrt.enums import DataType

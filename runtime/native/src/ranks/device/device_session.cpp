@@ -19,10 +19,10 @@ constexpr std::size_t most_candidates = 64;
 // Without the current directory, in which a folder may be called precast.
 constexpr const char* worker_script =
     "import sys; sys.path = [path for path in sys.path if path]; "
-    "from precast.runtime.tensorrt.worker import main; sys.exit(main(sys.argv[1:]))";
+    "from precast.runtime.device.worker import main; sys.exit(main(sys.argv[1:]))";
 
 constexpr const char* python_choice =
-    "set PRECAST_PYTHON or the option python_path to a Python that has precast[tensorrt-runtime]";
+    "set PRECAST_PYTHON or the option python_path to a Python that has precast[tensorrt-runtime] or precast[cuda-runtime]";
 
 WorkerProgram find_python(const std::string& option) {
   std::string path = option;

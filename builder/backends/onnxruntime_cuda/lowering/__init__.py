@@ -1,0 +1,1 @@
+"""What ONNX Runtime's CUDA provider needs beside what all devices do (builder/backends/lowering)."""

@@ -1,0 +1,27 @@
+"""AllGather as a custom op of ONNX Runtime on a device."""
+
+from precast.plugins.all_gather import schema
+from precast.plugins.all_gather.device import AllGatherFields, run_all_gather
+from precast.plugins.device.op_call import OpCall
+from precast.plugins.device.op_fields import field_types
+from precast.plugins.onnxruntime.op_kind import OpKind, Shapes, Tools, fields_reader
+
+
+def _output_shapes(fields: AllGatherFields, shapes: Shapes) -> Shapes:
+    return [(fields.num_ranks, *shapes[0])]
+
+
+def _run(fields: AllGatherFields, tools: Tools, call: OpCall) -> None:
+    run_all_gather(fields, tools.group(), call)
+
+
+_ATTRIBUTES = field_types(AllGatherFields)
+KIND = OpKind(
+    name=schema.NAME,
+    inputs=("half",),
+    outputs=("half",),
+    attributes=_ATTRIBUTES,
+    read_fields=fields_reader(AllGatherFields, _ATTRIBUTES),
+    output_shapes=_output_shapes,
+    run=_run,
+)

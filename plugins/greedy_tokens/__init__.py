@@ -1,0 +1,1 @@
+"""GreedyTokens: of each row of logits its likeliest token, and the log of the sum of their exponentials."""

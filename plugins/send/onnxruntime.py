@@ -1,0 +1,28 @@
+"""Send as a custom op of ONNX Runtime on a device."""
+
+from precast.plugins.device.op_call import OpCall
+from precast.plugins.device.op_fields import field_types
+from precast.plugins.onnxruntime.op_kind import OpKind, Shapes, Tools, fields_reader
+from precast.plugins.send import schema
+from precast.plugins.send.device import SendFields, run_send
+
+
+def _output_shapes(fields: SendFields, shapes: Shapes) -> Shapes:
+    del fields, shapes
+    return [(1,)]
+
+
+def _run(fields: SendFields, tools: Tools, call: OpCall) -> None:
+    run_send(fields, tools.group(), call)
+
+
+_ATTRIBUTES = field_types(SendFields)
+KIND = OpKind(
+    name=schema.NAME,
+    inputs=("half",),
+    outputs=("int32",),
+    attributes=_ATTRIBUTES,
+    read_fields=fields_reader(SendFields, _ATTRIBUTES),
+    output_shapes=_output_shapes,
+    run=_run,
+)

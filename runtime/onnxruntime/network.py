@@ -1,0 +1,148 @@
+"""A graph that ONNX Runtime runs on a device, as runtime/device/network.py has networks.
+
+ONNX Runtime enqueues on the stream of the device and waits for nothing, so a step that has run once can be recorded as
+a graph of CUDA: what ONNX Runtime allocates for a shape, it has allocated then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from precast.plugins.device.driver import DeviceError
+from precast.plugins.onnxruntime.ort_abi import OrtError
+from precast.runtime.device.device import Device
+from precast.runtime.device.network import Addresses, GraphBook, Shapes
+from precast.runtime.device.shapes import StepShape
+from precast.runtime.errors import NativeError
+from precast.runtime.onnxruntime.session import OrtBinding, OrtSession
+
+
+class Workspace:
+    """Device memory that ops use while they run, one after the other, on one stream.
+
+    It grows until it is sealed: then the largest step has run, and graphs have its address.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._address = self._size_bytes = 0
+        self._is_sealed = False
+
+    def __call__(self, num_bytes: int) -> int:
+        """The address of as many bytes.
+
+        Raises:
+            DeviceError: it is sealed, and has fewer.
+            NativeError: there is not enough memory.
+        """
+        if num_bytes > self._size_bytes:
+            if self._is_sealed:
+                raise DeviceError(
+                    f"an op needs {num_bytes} bytes to work in, and the largest step needed {self._size_bytes}"
+                )
+            # What runs now may still use the memory that it had before, which goes with the device.
+            self._address = self._device.allocate(num_bytes, "what ops work in")
+            self._size_bytes = num_bytes
+        return self._address
+
+    def seal(self) -> None:
+        self._is_sealed = True
+
+
+class OrtNetwork:
+    """A graph on a device.
+
+    Args:
+        session: The graph, opened on the device's stream.
+        device: Where it runs.
+        workspace: Of its ops.
+    """
+
+    grows_when_run = True
+
+    def __init__(self, session: OrtSession, device: Device, workspace: Workspace) -> None:
+        self._session, self._device, self._workspace = session, device, workspace
+        self._input_infos = {info.name: info for info in session.inputs}
+        self._output_infos = {info.name: info for info in session.outputs}
+        self.inputs, self.outputs = tuple(self._input_infos), tuple(self._output_infos)
+        self._graphs = GraphBook(device)
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._addresses: dict[str, int] = {}
+        self._bindings: dict[StepShape, OrtBinding] = {}
+        self._any_binding: OrtBinding | None = None
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        return (self._input_infos.get(name) or self._output_infos[name]).shape
+
+    def prepare(self) -> None:
+        """Nothing: ONNX Runtime takes memory when it runs."""
+
+    def bind(self, shapes: Shapes, addresses: Addresses) -> None:
+        """May be called again, when nothing is running: what was recorded is of the addresses before."""
+        if self._shapes or self._addresses:
+            self._workspace.seal()
+        self._graphs.forget()
+        for binding in (*self._bindings.values(), self._any_binding):
+            if binding is not None:
+                binding.close()
+        self._bindings, self._any_binding = {}, None
+        self._shapes, self._addresses = dict(shapes), dict(addresses)
+
+    def replay(self, shape: StepShape) -> bool:
+        return self._graphs.replay(shape)
+
+    def run(self, shape: StepShape, shapes: Shapes, addresses: Addresses) -> None:
+        binding = self._binding_of(shape)
+        self._bind_step(binding, shape, shapes, addresses)
+        self._execute(binding)
+        self._graphs.record(shape, lambda: self._execute(binding))
+
+    def keep_compiled(self, num_steps: int) -> str:
+        del num_steps
+        return "nothing to keep: ONNX Runtime compiles nothing where it runs"
+
+    def close(self) -> None:
+        self._graphs.forget()
+        self._bindings, self._any_binding = {}, None
+        self._session.close()
+
+    def _binding_of(self, shape: StepShape) -> OrtBinding:
+        """One for each shape that repeats, and one for all others."""
+        if shape.repeats:
+            if shape not in self._bindings:
+                self._bindings[shape] = self._new_binding()
+            return self._bindings[shape]
+        if self._any_binding is None:
+            self._any_binding = self._new_binding()
+        return self._any_binding
+
+    def _new_binding(self) -> OrtBinding:
+        """With what is the same in all steps."""
+        binding = self._session.new_binding()
+        for name, address in self._addresses.items():
+            if name in self._input_infos:
+                self._guarded(binding.bind_input, name, address, self._shapes.get(name, self.shape_of(name)))
+        return binding
+
+    def _bind_step(self, binding: OrtBinding, shape: StepShape, shapes: Shapes, addresses: Addresses) -> None:
+        for name, size in shapes.items():
+            self._guarded(binding.bind_input, name, addresses[name], size)
+        for name, info in self._output_infos.items():
+            # What a step leaves open of an output is how many rows of logits it has.
+            size = tuple(shape.num_rows if dimension < 0 else dimension for dimension in info.shape)
+            place = addresses[name] if name in addresses else self._addresses[name]
+            self._guarded(binding.bind_output, name, place, size)
+
+    def _guarded(self, bind: Callable[..., None], name: str, address: int, shape: tuple[int, ...]) -> None:
+        try:
+            bind(name, address, shape)
+        except (OrtError, ValueError) as error:
+            raise DeviceError(f"ONNX Runtime refuses {name} {list(shape)}: {error}") from error
+
+    def _execute(self, binding: OrtBinding) -> None:
+        try:
+            self._session.run(binding)
+        except OrtError as error:
+            if isinstance(error.__cause__, NativeError):  # there is not enough memory
+                raise error.__cause__ from error
+            raise DeviceError(f"ONNX Runtime cannot run {self._session.graph}: {error}") from error

@@ -1,0 +1,7 @@
+"""What tests/runtime/tensorrt/test_session_models.py says of sessions, with ONNX Runtime."""
+
+import pytest
+
+from tests.runtime.tensorrt.test_session_models import *  # noqa: F403
+
+pytestmark = pytest.mark.usefixtures("cpu_provider")
