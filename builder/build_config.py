@@ -24,13 +24,14 @@ class BuildConfig:
         tensor_parallel_size: ranks that share every layer. None: what the checkpoint's files were made for, else 1.
         pipeline_parallel_size: stages that the layers are divided into; None as above.
 
-    For the backend tensorrt only:
+    For engines that run on GPUs only; target, quantization, group_size and weights are explained in docs/tensorrt.md:
         target: GPUs that the engine is for, such as ("sm89", "sm120"), or ("portable",). None: the library's default.
         quantization: of the layers' matrices, a name in quantize.formats; None: none.
         group_size: columns that share a scale, where the format leaves that open.
         weights: "inside" the plan, or "separate" beside it, so that `refit` can exchange them.
         max_batch_size: most sequences of a step; None: 256.
         max_num_tokens: most tokens of a step; None: 8192.
+        layer_outputs: what layers give is an output of the network, too, for who compares two ways to run it.
     """
 
     dtype: str = "auto"
@@ -45,6 +46,7 @@ class BuildConfig:
     weights: str = "inside"
     max_batch_size: int | None = None
     max_num_tokens: int | None = None
+    layer_outputs: bool = False
 
     def __post_init__(self) -> None:
         _check_choice("dtype", self.dtype, WEIGHT_DTYPES)

@@ -14,7 +14,15 @@ WEIGHT_LAYOUTS = {"float32": "x16k1.f32/1", "bfloat16": "x16k2.bf16/1"}
 KV_LAYOUTS = {"float32": "kv16.f32/1", "bfloat16": "kv16.bf16/1"}
 DEVICE_WEIGHT_LAYOUTS = {"bfloat16": "dense.bf16/1", "float16": "dense.f16/1"}
 DEVICE_KV_LAYOUTS = {"bfloat16": "kvrow.bf16/1", "float16": "kvrow.f16/1"}
-DEVICE_OPTIONS = ("target", "quantization", "group_size", "weights", "max_batch_size", "max_num_tokens")
+DEVICE_OPTIONS = (
+    "target",
+    "quantization",
+    "group_size",
+    "weights",
+    "max_batch_size",
+    "max_num_tokens",
+    "layer_outputs",
+)
 """Fields of BuildConfig that have no meaning on CPUs. A DevicePlan says what follows from each of them."""
 
 _logger = logging.getLogger(__name__)
@@ -34,6 +42,7 @@ class DevicePlan:
         separate_weights: Weights are inputs of the network, and lie beside it.
         max_batch_size: Most sequences of a step.
         max_num_tokens: Most tokens of a step.
+        layer_outputs: What layers give is an output of the network, too.
     """
 
     library: str
@@ -45,6 +54,7 @@ class DevicePlan:
     separate_weights: bool
     max_batch_size: int
     max_num_tokens: int
+    layer_outputs: bool = False
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,7 @@ FUNCTIONS: dict[str, Function] = {
     "GetTensorElementType": Function(60, (c_void_p, POINTER(c_int))),
     "GetDimensionsCount": Function(61, (c_void_p, _SIZE_OUT)),
     "GetDimensions": Function(62, (c_void_p, POINTER(c_int64), c_size_t)),
+    "GetSymbolicDimensions": Function(63, (c_void_p, POINTER(c_char_p), c_size_t)),
     "ReleaseTensorTypeAndShapeInfo": Function(99, **_RELEASE),
     "ReleaseValue": Function(96, **_RELEASE),
     # custom ops

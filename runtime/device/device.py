@@ -158,6 +158,13 @@ class Device:
         """Copy ordinary host memory to the device, and wait for it."""
         self._call("cuMemcpyHtoD", to, source.ctypes.data, source.nbytes)
 
+    def download(self, source: int, num_bytes: int) -> NDArray[np.uint8]:
+        """Wait for everything that is enqueued, and copy device memory to ordinary host memory."""
+        self.synchronize()
+        data = np.empty(num_bytes, np.uint8)
+        self._call("cuMemcpyDtoH", data.ctypes.data, source, num_bytes)
+        return data
+
     def synchronize(self) -> None:
         """Wait for everything that is enqueued."""
         self._call("cuStreamSynchronize", self._stream)

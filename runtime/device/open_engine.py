@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,11 @@ driver and other processes still need."""
 MAX_BLOCKS = (1 << 30) - 1
 """What the library takes."""
 
+SENT_ROWS = "sent_rows"
+"""The output of a stage that is not the last."""
+LAYER_OUTPUTS = ("_sum",)
+"""How the names of outputs end that networks have on request (builder/backends/lowering/mark_layer_outputs.py)."""
+
 Exchange = Callable[[bytes], list[bytes]]
 """Shows every rank's bytes to all: as many from each, in the order of ranks."""
 
@@ -55,12 +60,19 @@ class Limits:
 
 @dataclass(frozen=True)
 class OpenedSession:
-    """A session, and what its engine is told of it."""
+    """A session, and what its engine is told of it.
+
+    Attributes:
+        device: Where it runs.
+        layer_outputs: What layers give, of networks that have it as outputs: name -> address of [rows, H] of 16 bits.
+    """
 
     session: DeviceSession
     num_blocks: int
     device_name: str
     network: Network
+    device: Device
+    layer_outputs: Mapping[str, int]
 
 
 def open_session(engine: Path, manifest: EngineManifest, toolkit: Toolkit, limits: Limits) -> OpenedSession:
@@ -122,7 +134,9 @@ class _Opening:
         if outputs is not None:
             addresses["logits"] = buffers.logits
         else:
-            addresses |= {name: buffers.choices for name in network.outputs if not name.endswith(".out")}
+            addresses |= dict.fromkeys(set(network.outputs) & {SENT_ROWS}, buffers.choices)
+        layer_outputs = self._allocate_layer_outputs(network)
+        addresses |= layer_outputs
         if network.grows_when_run:
             self._rehearse(network, addresses, inputs, outputs, book, buffers, slots, width)
         pool_shapes, pools, num_blocks = self._allocate_pools(self._num_blocks())
@@ -131,7 +145,7 @@ class _Opening:
         session = DeviceSession(
             device, network, inputs.with_scratch_block(num_blocks), outputs, book, buffers, slots, group
         )
-        return OpenedSession(session, num_blocks, device.name, network)
+        return OpenedSession(session, num_blocks, device.name, network, device, layer_outputs)
 
     def _join_ranks(self) -> NcclGroup | None:
         """This rank's way to the others, which plugins then use; None where there are none."""
@@ -178,6 +192,12 @@ class _Opening:
             addresses[name] = self._device.allocate(size, f"the weight {name}")
             self._device.upload(addresses[name], data[tensor.offset : tensor.offset + size])
         return addresses
+
+    def _allocate_layer_outputs(self, network: Network) -> dict[str, int]:
+        """Addresses of what layers give in the largest step."""
+        names = [name for name in network.outputs if name.endswith(LAYER_OUTPUTS)]
+        rows = self._limits.max_num_tokens
+        return {name: self._device.allocate(2 * rows * network.shape_of(name)[1], "what layers give") for name in names}
 
     def _rehearse(
         self,

@@ -31,6 +31,12 @@ class StepShape:
     table_widths: tuple[int, ...]
     profile: int
 
+    def size_of(self, symbol: str, size: int) -> int:
+        """Of a dimension of an output that the network calls `symbol`, where it leaves it open."""
+        if size >= 0:
+            return size
+        return {"num_tokens": self.num_tokens, "num_logit_rows": self.num_rows}[symbol]
+
     @property
     def repeats(self) -> bool:
         """Whether many steps have this shape, so that a graph of it pays."""

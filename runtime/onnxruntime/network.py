@@ -128,8 +128,7 @@ class OrtNetwork:
         for name, size in shapes.items():
             self._guarded(binding.bind_input, name, addresses[name], size)
         for name, info in self._output_infos.items():
-            # What a step leaves open of an output is how many rows of logits it has.
-            size = tuple(shape.num_rows if dimension < 0 else dimension for dimension in info.shape)
+            size = tuple(map(shape.size_of, info.symbols, info.shape))
             place = addresses[name] if name in addresses else self._addresses[name]
             self._guarded(binding.bind_output, name, place, size)
 

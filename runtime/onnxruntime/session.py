@@ -50,11 +50,16 @@ class Provider:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """An input or output of a graph. A dimension is -1 where the graph leaves it open."""
+    """An input or output of a graph. A dimension is -1 where the graph leaves it open.
+
+    Attributes:
+        symbols: What the graph calls each dimension that it leaves open; "" for others.
+    """
 
     name: str
     element_type: ElementType
     shape: tuple[int, ...]
+    symbols: tuple[str, ...] = ()
 
     def accepts(self, shape: Sequence[int]) -> bool:
         return len(shape) == len(self.shape) and all(
@@ -299,7 +304,10 @@ def _read_tensor(api: OrtApi, session: int, kind: str, index: int) -> TensorInfo
         api.call("GetDimensionsCount", info, byref(rank))
         dims = (c_int64 * rank.value)()
         api.call("GetDimensions", info, dims, rank.value)
-        return TensorInfo(name, ElementType(element_type.value), tuple(dims))
+        symbols = (c_char_p * rank.value)()  # whose texts belong to type_info
+        api.call("GetSymbolicDimensions", info, symbols, rank.value)
+        names = tuple((symbol or b"").decode("utf-8", "replace") for symbol in symbols)
+        return TensorInfo(name, ElementType(element_type.value), tuple(dims), names)
 
 
 @contextmanager

@@ -46,6 +46,7 @@ def plan_cuda(model: ModelConfig, config: BuildConfig) -> DevicePlan:
         separate_weights=True,
         max_batch_size=max_batch_size,
         max_num_tokens=max_num_tokens,
+        layer_outputs=config.layer_outputs,
     )
 
 

@@ -50,6 +50,7 @@ def plan_tensorrt(model: ModelConfig, config: BuildConfig) -> DevicePlan:
         separate_weights=config.weights == "separate",
         max_batch_size=max_batch_size,
         max_num_tokens=max_num_tokens,
+        layer_outputs=config.layer_outputs,
     )
 
 

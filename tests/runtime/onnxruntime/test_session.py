@@ -57,11 +57,11 @@ def test_inputs_and_outputs_in_the_graphs_order(tmp_path: Path) -> None:
     outputs: Tensors = {"d": (ElementType.BFLOAT16, ["rows", 3]), "c": (ElementType.INT64, [])}
     with open_session(write_graph(tmp_path / "g.onnx", nodes, inputs, outputs), make_ops()) as session:
         assert session.inputs == (
-            TensorInfo("b", ElementType.FLOAT16, (-1, 3)),
+            TensorInfo("b", ElementType.FLOAT16, (-1, 3), ("rows", "")),
             TensorInfo("a", ElementType.INT64, ()),
         )
         assert session.outputs == (
-            TensorInfo("d", ElementType.BFLOAT16, (-1, 3)),
+            TensorInfo("d", ElementType.BFLOAT16, (-1, 3), ("rows", "")),
             TensorInfo("c", ElementType.INT64, ()),
         )
 

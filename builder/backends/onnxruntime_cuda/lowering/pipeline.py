@@ -6,6 +6,7 @@ from precast.builder.backends.lowering.lower_attention import LowerAttention
 from precast.builder.backends.lowering.lower_collectives import LowerCollectives
 from precast.builder.backends.lowering.lower_embeddings import LowerEmbeddings
 from precast.builder.backends.lowering.lower_linears import LowerLinears
+from precast.builder.backends.lowering.mark_layer_outputs import marking_passes
 from precast.builder.backends.lowering.use_half import UseHalf
 from precast.builder.backends.onnxruntime_cuda.lowering.say_fields import SayFields
 from precast.builder.network.emitter import IR_VERSION, OPSET
@@ -15,6 +16,7 @@ from precast.builder.plan import BuildPlan
 from precast.plugins import CUDA_OPS
 
 BUILTIN_OPS = (
+    "Add",
     "Cast",
     "Constant",
     "Equal",
@@ -39,6 +41,7 @@ def cuda_passes(plan: BuildPlan) -> tuple[Pass, ...]:
     """From the emitted network to the one that ONNX Runtime loads."""
     return (
         *COMMON_PASSES,
+        *marking_passes(plan),
         UseHalf(plan, OPSET, IR_VERSION),
         SayFields(plan),
         LowerLinears(plan),

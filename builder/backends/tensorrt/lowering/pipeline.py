@@ -6,6 +6,7 @@ from precast.builder.backends.lowering.lower_attention import LowerAttention
 from precast.builder.backends.lowering.lower_collectives import LowerCollectives
 from precast.builder.backends.lowering.lower_embeddings import LowerEmbeddings
 from precast.builder.backends.lowering.lower_linears import LowerLinears
+from precast.builder.backends.lowering.mark_layer_outputs import marking_passes
 from precast.builder.backends.lowering.use_half import UseHalf
 from precast.builder.backends.tensorrt.lowering.lower_activations import LowerActivations
 from precast.builder.backends.tensorrt.lowering.lower_norms import LowerNorms
@@ -53,6 +54,7 @@ def tensorrt_passes(plan: BuildPlan) -> tuple[Pass, ...]:
     """From the emitted network to the one that TensorRT's parser reads."""
     return (
         *COMMON_PASSES,
+        *marking_passes(plan),
         UseHalf(plan, OPSET, IR_VERSION),
         LowerNorms(),
         LowerActivations(),
