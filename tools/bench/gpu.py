@@ -1,7 +1,7 @@
 """Tokens per second on an NVIDIA GPU, beside Hugging Face and vLLM, and over what the memory's bandwidth allows.
 
     python tools/bench/make_checkpoint.py build/bench/llama-1.1b
-    python tools/bench/gpu.py build/bench/llama-1.1b --engines precast hf --batch 1 8 64 --rounds 3
+    python tools/bench/gpu.py build/bench/llama-1.1b --engines tensorrt cuda hf --batch 1 8 64 --rounds 3
 
 Engines take turns, each run in a process of its own: it loads, runs the work once on other tokens, and once by the
 clock. All requests are submitted at once: as many prompts of as many tokens as are asked for, greedy, the end token
@@ -9,12 +9,14 @@ ignored. The floor of a step is the bytes of weights and of the KV cache that it
 of a copy on this GPU; prompts are computed by the clock too, so figures of short outputs are further from it. Medians
 over the rounds.
 
-precast and vllm run in this Python, hf with the torch that is installed here. What is not installed is left out.
+tensorrt and cuda are precast, with TensorRT and with ONNX Runtime. They and vllm run in this Python, hf with the torch
+that is installed here. What is not installed is left out; so is a backend that refuses this GPU, with its sentence.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import statistics
@@ -26,8 +28,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-ENGINES = {"precast": "precast", "hf": "torch", "vllm": "vllm"}
+ENGINES = {"tensorrt": "tensorrt_rtx", "cuda": "cuda.bindings", "hf": "torch", "vllm": "vllm"}
 """And the package that each needs."""
+BUILD_OPTIONS = {"tensorrt": ["--backend", "tensorrt"], "cuda": ["--device", "cuda"]}
+"""Of those that are precast."""
 COPY_BYTES = 1 << 30
 COPIES = 20
 VOCABULARY = 1000
@@ -56,11 +60,10 @@ class Work:
 # ------------------------------------------------------------------------------------------------------- one engine
 
 
-def open_precast(checkpoint: Path, work: Work) -> Generate:
+def open_precast(backend: str, checkpoint: Path, work: Work) -> Generate:
     from precast import LLM, SamplingParams
 
-    engine = engine_of(checkpoint)
-    llm = LLM(engine, skip_tokenizer_init=True, max_batch_size=work.batch)
+    llm = LLM(engine_of(checkpoint, backend), skip_tokenizer_init=True, max_batch_size=work.batch)
 
     def generate(prompts: list[list[int]], tokens: int) -> None:
         llm.generate(prompts, SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True), use_tqdm=False)
@@ -68,8 +71,8 @@ def open_precast(checkpoint: Path, work: Work) -> Generate:
     return generate
 
 
-def engine_of(checkpoint: Path) -> Path:
-    return checkpoint.with_name(f"{checkpoint.name}-tensorrt")
+def engine_of(checkpoint: Path, backend: str) -> Path:
+    return checkpoint.with_name(f"{checkpoint.name}-{backend}")
 
 
 def open_hf(checkpoint: Path, work: Work) -> Generate:
@@ -104,7 +107,8 @@ def open_vllm(checkpoint: Path, work: Work) -> Generate:
 
 
 OPENERS: dict[str, Callable[[Path, Work], Generate]] = {
-    "precast": open_precast,
+    "tensorrt": functools.partial(open_precast, "tensorrt"),
+    "cuda": functools.partial(open_precast, "cuda"),
     "hf": open_hf,
     "vllm": open_vllm,
 }
@@ -150,7 +154,8 @@ def floor_tokens_per_s(checkpoint: Path, work: Work, bandwidth: float) -> float:
     from precast.checkpoints.engine_kv import kv_page_bytes
 
     weights = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
-    manifest = read_manifest(engine_of(checkpoint))
+    built = next(engine for name in BUILD_OPTIONS if (engine := engine_of(checkpoint, name)).exists())
+    manifest = read_manifest(built)
     caches = manifest.ranks[0].kv_caches
     token_bytes = kv_page_bytes(caches) / manifest.build.tokens_per_block
     context = work.prompt + work.tokens / 2
@@ -175,10 +180,12 @@ def main() -> None:
         print(json.dumps(run_once(child["engine"], args.checkpoint, Work(**child["work"]))))
         return
     engines = [name for name in args.engines if is_installed(name)]
-    build_engine(args.checkpoint, max(args.batch), args.prompt + args.tokens)
+    for backend in BUILD_OPTIONS:  # one of them at least, for the size of the KV cache
+        if backend in engines or not set(engines) & set(BUILD_OPTIONS):
+            build_engine(args.checkpoint, backend, max(args.batch), args.prompt + args.tokens)
     name, bandwidth = measure_bandwidth()
     print(f"{name}: {bandwidth / 1e9:.0f} GB/s\n")
-    print("| batch | engine | tokens/s | of precast | of the floor |")
+    print(f"| batch | engine | tokens/s | of {engines[0]} | of the floor |")
     print("| --- | --- | --- | --- | --- |")
     for batch in args.batch:
         work = Work(batch, args.prompt, args.tokens)
@@ -192,30 +199,41 @@ def is_installed(engine: str) -> bool:
     return False
 
 
-def build_engine(checkpoint: Path, batch: int, length: int) -> None:
-    engine = engine_of(checkpoint)
+def build_engine(checkpoint: Path, backend: str, batch: int, length: int) -> None:
+    engine = engine_of(checkpoint, backend)
     if not engine.exists():
         command = [sys.executable, "-m", "precast", "build", str(checkpoint), "--output", str(engine)]
-        options = ["--backend", "tensorrt", "--max-batch-size", str(batch), "--max-seq-len", str(length)]
-        subprocess.run([*command, *options], check=True)
+        options = ["--max-batch-size", str(batch), "--max-seq-len", str(length)]
+        subprocess.run([*command, *BUILD_OPTIONS[backend], *options], check=True)
 
 
 def compare(checkpoint: Path, work: Work, engines: Sequence[str], rounds: int, floor: float) -> None:
     """Print a row for each engine. They begin in turns, so that none always follows the same one."""
     seconds: dict[str, list[float]] = {engine: [] for engine in engines}
     for number in range(rounds):
-        for engine in (*engines[number % len(engines) :], *engines[: number % len(engines)]):
-            seconds[engine].append(run_child(checkpoint, engine, work))
+        turn = number % len(engines)
+        for engine in (*engines[turn:], *engines[:turn]):
+            if engine in seconds:
+                time_s = run_child(checkpoint, engine, work)
+                if time_s is None:
+                    del seconds[engine]
+                else:
+                    seconds[engine].append(time_s)
     speeds = {engine: work.batch * work.tokens / statistics.median(times) for engine, times in seconds.items()}
     for engine, speed in speeds.items():
-        ratio = f"{speed / speeds['precast']:.2f}" if "precast" in speeds else ""
+        ratio = f"{speed / speeds[engines[0]]:.2f}" if engines[0] in speeds else ""
         print(f"| {work.batch} | {engine} | {speed:.0f} | {ratio} | {speed / floor:.2f} |", flush=True)
 
 
-def run_child(checkpoint: Path, engine: str, work: Work) -> float:
+def run_child(checkpoint: Path, engine: str, work: Work) -> float | None:
+    """Seconds; None, and a line that says why, where the engine cannot do it here."""
     child = json.dumps({"engine": engine, "work": asdict(work)})
     command = [sys.executable, __file__, str(checkpoint), "--child", child]
-    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    if result.returncode:
+        lines = result.stderr.strip().splitlines() or [f"it ended with status {result.returncode}"]
+        print(f"{engine} is left out: {lines[-1]}", file=sys.stderr)
+        return None
     return float(json.loads(result.stdout.splitlines()[-1]))
 
 
