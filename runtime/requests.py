@@ -63,7 +63,7 @@ class EngineOptions:
     onnxruntime_path: str | None = None
     worker_path: str | None = None
     python_path: str | None = None
-    """Runs the ranks of an engine for TensorRT; None: this Python."""
+    """Runs the ranks of an engine for GPUs; None: this Python."""
     rank_timeout_s: int | None = None
     """After which a rank that makes no progress counts as hung; None: 60."""
     capacity_policy: CapacityPolicy = CapacityPolicy.GUARANTEED_NO_EVICT

@@ -21,7 +21,7 @@ _TRITON_PARAMETERS = ("global_scratch", "profile_scratch")
 
 
 class Launcher:
-    """Kernels loaded into the current context. It must be made and used while that context is current.
+    """Kernels loaded into the current context. It must be made and used while that context is current, by one thread.
 
     Modules stay loaded until the context ends: graphs that were captured refer to them.
     """
@@ -37,6 +37,7 @@ class Launcher:
         device = call_driver(driver, "cuCtxGetDevice")
         self._kernels = select_kernels(kernels, *divmod(device_capability(driver, device), 10))
         self._functions = {name: self._load(kernel) for name, kernel in self._kernels.items()}
+        self._arguments: dict[tuple[str, tuple[str, ...]], _Arguments] = {}
 
     def launch(self, launch: Launch, addresses: Mapping[str, int], stream: int) -> None:
         """Enqueue one launch.
@@ -50,20 +51,22 @@ class Launcher:
             DeviceError: the driver refused it.
             ValueError: the kernel takes other arguments, or an address is missing or not a multiple of 16.
         """
-        kernel = self._kernels[launch.kernel]
-        arguments = _arguments(kernel, launch, addresses)
-        pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(argument) for argument in arguments))
+        key = launch.kernel, launch.buffers
+        arguments = self._arguments.get(key)
+        if arguments is None:
+            arguments = self._arguments[key] = _Arguments(self._kernels[launch.kernel], launch)
+        arguments.fill(launch, addresses)
         call_driver(
             self._driver,
             "cuLaunchKernel",
             self._functions[launch.kernel],
             *launch.grid,
-            _THREADS_PER_WARP * kernel.num_warps,
+            arguments.num_threads,
             1,
             1,
-            kernel.shared_bytes,
+            arguments.shared_bytes,
             stream,
-            ctypes.addressof(pointers),
+            arguments.address,
             0,
         )
 
@@ -98,16 +101,44 @@ def compress_kernels(kernels: Iterable[CompiledKernel]) -> bytes:
     return zlib.compress(to_bytes(kernels), level=9)
 
 
-def _arguments(kernel: CompiledKernel, launch: Launch, addresses: Mapping[str, int]) -> list[Any]:
-    """The C values of a launch's arguments, in the order of the kernel's parameters."""
-    scalars = dict(launch.scalars)
-    given = (*launch.buffers, *scalars, *_TRITON_PARAMETERS)
-    taken = tuple(parameter.name for parameter in kernel.parameters)
-    if given != taken:
-        raise ValueError(f"kernel {kernel.name} takes {', '.join(taken)}, the launch gives {', '.join(given)}")
-    if missing := [name for name in launch.buffers if name not in addresses]:
-        raise ValueError(f"kernel {kernel.name} needs the address of {', '.join(missing)}")
-    if crooked := [name for name in launch.buffers if addresses[name] % 16]:
-        raise ValueError(f"kernel {kernel.name}: the address of {', '.join(crooked)} must be a multiple of 16")
-    values = {**{name: addresses[name] for name in launch.buffers}, **scalars, **dict.fromkeys(_TRITON_PARAMETERS, 0)}
-    return [_C_TYPES[parameter.c_type](values[parameter.name]) for parameter in kernel.parameters]
+class _Arguments:
+    """The C values of a kernel's arguments, which the driver copies at each launch: made once, filled in each time.
+
+    That is most of what a launch costs the host.
+
+    Attributes:
+        address: Of an array of pointers to them.
+    """
+
+    def __init__(self, kernel: CompiledKernel, launch: Launch) -> None:
+        """Raises ValueError where the kernel takes other arguments than launches like this one give."""
+        self._name, self._buffers = kernel.name, launch.buffers
+        self._scalars = tuple(name for name, _ in launch.scalars)
+        given = (*launch.buffers, *self._scalars, *_TRITON_PARAMETERS)
+        taken = tuple(parameter.name for parameter in kernel.parameters)
+        if given != taken:
+            raise ValueError(f"kernel {kernel.name} takes {', '.join(taken)}, the launch gives {', '.join(given)}")
+        self._cells: list[Any] = [_C_TYPES[parameter.c_type](0) for parameter in kernel.parameters]
+        self._pointers = (ctypes.c_void_p * len(self._cells))(*map(ctypes.addressof, self._cells))
+        self.address = ctypes.addressof(self._pointers)
+        self.num_threads, self.shared_bytes = _THREADS_PER_WARP * kernel.num_warps, kernel.shared_bytes
+
+    def fill(self, launch: Launch, addresses: Mapping[str, int]) -> None:
+        """Raises ValueError where an address is missing or crooked, or scalars are others than the first launch's."""
+        cells, bits = iter(self._cells), 0
+        for name in self._buffers:
+            address = addresses.get(name)
+            if address is None:
+                raise ValueError(f"kernel {self._name} needs the address of {self._missing(addresses)}")
+            bits |= address
+            next(cells).value = address
+        if bits & 15:
+            crooked = ", ".join(name for name in self._buffers if addresses[name] & 15)
+            raise ValueError(f"kernel {self._name}: the address of {crooked} must be a multiple of 16")
+        for expected, (name, value) in zip(self._scalars, launch.scalars, strict=True):
+            if name != expected:
+                raise ValueError(f"kernel {self._name} takes {expected}, the launch gives {name}")
+            next(cells).value = value
+
+    def _missing(self, addresses: Mapping[str, int]) -> str:
+        return ", ".join(name for name in self._buffers if name not in addresses)

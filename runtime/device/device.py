@@ -155,8 +155,12 @@ class Device:
         self._call("cuMemcpyDtoDAsync", to, source, num_bytes, self._stream)
 
     def upload(self, to: int, source: NDArray[np.uint8]) -> None:
-        """Copy ordinary host memory to the device, and wait for it."""
+        """Copy ordinary host memory to the device. It may be changed then, but see :meth:`finish_copies`."""
         self._call("cuMemcpyHtoD", to, source.ctypes.data, source.nbytes)
+
+    def finish_copies(self) -> None:
+        """Wait for uploads: the end of one may be on its way when it returns, and the stream does not wait for it."""
+        self._call("cuCtxSynchronize")
 
     def download(self, source: int, num_bytes: int) -> NDArray[np.uint8]:
         """Wait for everything that is enqueued, and copy device memory to ordinary host memory."""
@@ -203,7 +207,10 @@ class Device:
         try:
             enqueue()
         except BaseException:
-            self._driver.cuStreamEndCapture(self._stream)  # the stream is of use again; there is no graph
+            # The stream is of use again. Where the capture was still good, it gives what was recorded until then.
+            status, *recorded = self._driver.cuStreamEndCapture(self._stream)
+            if int(status) == 0:
+                self._call("cuGraphDestroy", recorded[0])
             raise
         recorded = self._call("cuStreamEndCapture", self._stream)
         try:

@@ -66,12 +66,17 @@ class Network(Protocol):
 
 
 class GraphBook:
-    """Graphs of a network's steps, by shape."""
+    """Graphs of a network's steps, by shape.
 
-    def __init__(self, device: Device) -> None:
+    Args:
+        device: Where they run.
+        num_failures: How many recordings may fail before there are no graphs any more.
+    """
+
+    def __init__(self, device: Device, num_failures: int = 1) -> None:
         self._device = device
         self._graphs: dict[StepShape, Graph] = {}
-        self._makes_graphs = True
+        self._num_failures_left = num_failures
 
     def replay(self, shape: StepShape) -> bool:
         """Launch the shape's graph. False: there is none, and nothing happens."""
@@ -83,19 +88,23 @@ class GraphBook:
     def record(self, shape: StepShape, enqueue: Callable[[], None]) -> None:
         """Record what has just been run, where the shape repeats: what is done once for a new shape is no part of it.
 
-        Where that fails, one line says so, and steps run without graphs from then on.
+        Where that has failed too often, one line says so, and steps run without graphs from then on.
         """
-        if not shape.repeats or not self._makes_graphs:
+        if not shape.repeats or not self._num_failures_left:
             return
         try:
             self._graphs[shape] = self._device.capture(enqueue)
         except DeviceError as error:
-            self.give_up(str(error))
+            if self._num_failures_left == 1:
+                self.give_up(str(error))
+            else:
+                self._num_failures_left -= 1
 
     def give_up(self, reason: str) -> None:
-        if self._makes_graphs:
+        """Record nothing any more, and say so once."""
+        if self._num_failures_left:
             say(f"CUDA graphs are off, and decoding is slower: {reason}")
-        self._makes_graphs = False
+        self._num_failures_left = 0
 
     def forget(self) -> None:
         """The graphs are of addresses that are no more. Nothing may be running."""

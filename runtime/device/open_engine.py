@@ -22,7 +22,7 @@ from precast.runtime.device.network import Network
 from precast.runtime.device.session import SLOTS, DeviceBuffers, DeviceSession, Slot
 from precast.runtime.device.shapes import ShapeBook
 from precast.runtime.device.toolkit import RankPlace, Toolkit
-from precast.runtime.device.warm import largest_step
+from precast.runtime.device.warm import rehearsal_steps
 from precast.runtime.errors import ErrorCode, NativeError, make_error
 
 FREE_MEMORY_FRACTION = 0.9
@@ -138,7 +138,7 @@ class _Opening:
         layer_outputs = self._allocate_layer_outputs(network)
         addresses |= layer_outputs
         if network.grows_when_run:
-            self._rehearse(network, addresses, inputs, outputs, book, buffers, slots, width)
+            self._rehearse(network, addresses, inputs, outputs, book, buffers, slots, width, group)
         pool_shapes, pools, num_blocks = self._allocate_pools(self._num_blocks())
         network.bind(pool_shapes, addresses | pools)
         device.synchronize()
@@ -191,6 +191,7 @@ class _Opening:
                 )
             addresses[name] = self._device.allocate(size, f"the weight {name}")
             self._device.upload(addresses[name], data[tensor.offset : tensor.offset + size])
+        self._device.finish_copies()
         return addresses
 
     def _allocate_layer_outputs(self, network: Network) -> dict[str, int]:
@@ -209,16 +210,19 @@ class _Opening:
         buffers: DeviceBuffers,
         slots: tuple[Slot, ...],
         width: int,
+        group: NcclGroup | None,
     ) -> None:
-        """Run the largest step, with pools of one block: what it takes of memory is taken before KV pools are."""
+        """Run the largest steps, with pools of one block: what they take of memory is taken before KV pools are."""
+        if self._limits.exchange is not None:
+            self._limits.exchange(b"loaded")  # or a rank that loads for longer would be missed in a sum
         pool_shapes, pools, num_blocks = self._allocate_pools(1)
         network.bind(pool_shapes, addresses | pools)
         inputs = inputs.with_scratch_block(num_blocks)
-        session = DeviceSession(self._device, network, inputs, outputs, book, buffers, slots)
-        sequences, tokens_per_block = self._limits.max_batch_size, self._manifest.build.tokens_per_block
-        tokens = min(self._limits.max_num_tokens, sequences * width * tokens_per_block)
-        session.enqueue(largest_step(sequences, tokens, width, len(inputs.tables)))
-        session.collect(1)
+        session = DeviceSession(self._device, network, inputs, outputs, book, buffers, slots, group)
+        limits, longest = self._limits, width * self._manifest.build.tokens_per_block
+        for step in rehearsal_steps(limits.max_batch_size, limits.max_num_tokens, longest, width, len(inputs.tables)):
+            session.enqueue(step)
+            session.collect(step.id)
         self._device.synchronize()
         for address in dict.fromkeys(pools.values()):
             self._device.release(address)

@@ -14,6 +14,10 @@ _CONTEXT_TOKENS = (1 << 4, 1 << 8, 1 << 11, 1 << 13)
 are concerns our own kernels only, which were compiled when the plan was built."""
 
 
+_LEAST_REHEARSED = 64
+"""Tokens of the smallest step: what is smaller fits where others were."""
+
+
 def run_shapes(
     session: DeviceSession, *, max_batch_size: int, max_num_tokens: int, max_context: int, num_kv_groups: int
 ) -> int:
@@ -49,21 +53,41 @@ def _steps(max_batch_size: int, max_prompt: int, num_kv_groups: int) -> Iterator
             yield _step(number, 1, tokens, num_kv_groups)
 
 
-def largest_step(max_batch_size: int, max_num_tokens: int, table_width: int, num_kv_groups: int) -> Step:
-    """Step 1: as many sequences, tokens and rows of logits as there can be, and the widest block tables.
+def rehearsal_steps(
+    max_batch_size: int, max_num_tokens: int, max_seq_len: int, table_width: int, num_kv_groups: int
+) -> Iterator[Step]:
+    """Steps that take as much memory as any may: the largest, then smaller ones.
 
-    Every sequence has block 0 in every place.
+    All have the widest block tables, with block 0 in every place, and as many sequences and rows of logits as there can
+    be; one has the most tokens and one row. Smaller ones, because an allocator of which much is asked in another order
+    may need more than for the largest: what it splits for one tensor is missing for the next.
+
+    Args:
+        max_seq_len: Tokens that a sequence may have.
     """
-    starts = np.linspace(0, max_num_tokens, max_batch_size + 1).astype(np.int32)
+    number, tokens = 1, min(max_num_tokens, max_batch_size * max_seq_len)
+    yield _wide_step(number, -(-tokens // max_seq_len), tokens, 1, table_width, num_kv_groups)
+    while tokens >= 1:
+        for size in dict.fromkeys((tokens, 3 * tokens // 4)):
+            if size:
+                number += 1
+                sequences = min(max_batch_size, size)
+                yield _wide_step(number, sequences, size, sequences, table_width, num_kv_groups)
+        tokens = tokens // 2 if tokens >= 2 * _LEAST_REHEARSED else 0
+
+
+def _wide_step(number: int, sequences: int, tokens: int, rows: int, table_width: int, num_kv_groups: int) -> Step:
+    """New sequences of about equal length, the last `rows` of which have a row of logits."""
+    starts = np.linspace(0, tokens, sequences + 1).astype(np.int32)
     return Step(
-        id=1,
-        token_ids=np.zeros(max_num_tokens, np.int32),
+        id=number,
+        token_ids=np.zeros(tokens, np.int32),
         query_starts=starts,
         context_lengths=np.diff(starts),
-        block_tables=(np.zeros((max_batch_size, table_width), np.int32),) * num_kv_groups,
-        logit_rows=starts[1:] - np.int32(1),
-        needs_logits=np.zeros(max_batch_size, np.uint8),
-        num_candidates=np.zeros(max_batch_size, np.int32),
+        block_tables=(np.zeros((sequences, table_width), np.int32),) * num_kv_groups,
+        logit_rows=starts[1:][-rows:] - np.int32(1),
+        needs_logits=np.zeros(rows, np.uint8),
+        num_candidates=np.zeros(rows, np.int32),
         token_sources=np.empty(0, TOKEN_SOURCE),
     )
 

@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from precast.plugins.device.driver import DeviceError
+from precast.plugins.onnxruntime.custom_op import CustomOps
 from precast.plugins.onnxruntime.ort_abi import OrtError
 from precast.runtime.device.device import Device
 from precast.runtime.device.network import Addresses, GraphBook, Shapes
 from precast.runtime.device.shapes import StepShape
-from precast.runtime.errors import NativeError
+from precast.runtime.errors import ErrorCode, NativeError
 from precast.runtime.onnxruntime.session import OrtBinding, OrtSession
+
+_NUM_FAILURES = 3
+"""Of recordings: ONNX Runtime's allocator may need more memory while it is asked in another order, which a recording
+does not allow; the run before the next one takes it."""
+_NO_MEMORY = "Failed to allocate memory"
+"""In ONNX Runtime's words."""
 
 
 class Workspace:
@@ -56,20 +63,22 @@ class OrtNetwork:
         session: The graph, opened on the device's stream.
         device: Where it runs.
         workspace: Of its ops.
+        ops: That the session runs, and nobody else.
     """
 
     grows_when_run = True
 
-    def __init__(self, session: OrtSession, device: Device, workspace: Workspace) -> None:
-        self._session, self._device, self._workspace = session, device, workspace
+    def __init__(self, session: OrtSession, device: Device, workspace: Workspace, ops: CustomOps) -> None:
+        self._session, self._device, self._workspace, self._ops = session, device, workspace, ops
         self._input_infos = {info.name: info for info in session.inputs}
         self._output_infos = {info.name: info for info in session.outputs}
         self.inputs, self.outputs = tuple(self._input_infos), tuple(self._output_infos)
-        self._graphs = GraphBook(device)
+        self._graphs = GraphBook(device, _NUM_FAILURES)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._bindings: dict[StepShape, OrtBinding] = {}
         self._any_binding: OrtBinding | None = None
+        self._is_recording = False
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         return (self._input_infos.get(name) or self._output_infos[name]).shape
@@ -95,7 +104,7 @@ class OrtNetwork:
         binding = self._binding_of(shape)
         self._bind_step(binding, shape, shapes, addresses)
         self._execute(binding)
-        self._graphs.record(shape, lambda: self._execute(binding))
+        self._graphs.record(shape, lambda: self._record(binding))
 
     def keep_compiled(self, num_steps: int) -> str:
         del num_steps
@@ -105,6 +114,14 @@ class OrtNetwork:
         self._graphs.forget()
         self._bindings, self._any_binding = {}, None
         self._session.close()
+        self._ops.close()
+
+    def _record(self, binding: OrtBinding) -> None:
+        self._is_recording = True
+        try:
+            self._execute(binding)
+        finally:
+            self._is_recording = False
 
     def _binding_of(self, shape: StepShape) -> OrtBinding:
         """One for each shape that repeats, and one for all others."""
@@ -126,7 +143,9 @@ class OrtNetwork:
 
     def _bind_step(self, binding: OrtBinding, shape: StepShape, shapes: Shapes, addresses: Addresses) -> None:
         for name, size in shapes.items():
-            self._guarded(binding.bind_input, name, addresses[name], size)
+            # A stage has no input that it does not read: ONNX Runtime would copy that to the host.
+            if name in self._input_infos:
+                self._guarded(binding.bind_input, name, addresses[name], size)
         for name, info in self._output_infos.items():
             size = tuple(map(shape.size_of, info.symbols, info.shape))
             place = addresses[name] if name in addresses else self._addresses[name]
@@ -142,6 +161,12 @@ class OrtNetwork:
         try:
             self._session.run(binding)
         except OrtError as error:
-            if isinstance(error.__cause__, NativeError):  # there is not enough memory
+            if isinstance(error.__cause__, NativeError):  # there is not enough memory for an op
                 raise error.__cause__ from error
+            if _NO_MEMORY in str(error) and not self._is_recording:
+                raise NativeError(
+                    ErrorCode.RESOURCE_EXHAUSTED,
+                    f"{self._device.name}: ONNX Runtime has no memory for a step: give smaller kv_cache_bytes, "
+                    "max_batch_size or max_num_tokens, or use a GPU with more memory",
+                ) from error
             raise DeviceError(f"ONNX Runtime cannot run {self._session.graph}: {error}") from error

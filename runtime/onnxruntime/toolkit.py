@@ -56,7 +56,7 @@ class CudaToolkit:
             session = OrtSession(self.api, place.graph, ops, provider, SESSION_CONFIG)
         except OrtError as error:
             raise refusal(f"ONNX Runtime {self.api.version} refuses {error}") from error
-        return OrtNetwork(session, device, workspace)
+        return OrtNetwork(session, device, workspace, ops)
 
     def _provider(self, device: Device) -> Provider:
         options = {
@@ -110,13 +110,16 @@ def _find_library(source: str) -> Path:
 
 
 def _open_library(source: str, library: Path, requirements: OnnxRuntimeCudaRequirements) -> OrtApi:
-    missing = preload_cuda_libraries(library)
+    try:
+        missing = preload_cuda_libraries(library)
+        api = OrtApi(library)
+    except OSError as error:
+        raise refusal(f"{source}: the engine runs with ONNX Runtime on CUDA, and {error}") from error
     if missing:
         raise refusal(
             f"{source}: ONNX Runtime on CUDA needs {', '.join(missing)}, which neither the packages installed here nor "
             f"the loader's path have: pip install 'precast[{EXTRA}]'"
         )
-    api = OrtApi(library)
     if _release(api.version) < _release(requirements.onnxruntime_min):
         raise refusal(
             f"{source}: the engine needs ONNX Runtime {requirements.onnxruntime_min} or later, {library} is "

@@ -14,10 +14,11 @@ from precast.checkpoints.engine_manifest import (
     EngineManifest,
     FileEntry,
     ModelInfo,
+    OnnxRuntimeCudaRequirements,
     RankFiles,
     TensorRtRequirements,
 )
-from precast.checkpoints.engine_manifest_reader import RuntimeSupport, parse_manifest
+from precast.checkpoints.engine_manifest_reader import ANY_RUNTIME, RuntimeSupport, parse_manifest
 from precast.checkpoints.ranks.mapping import Mapping
 from precast.version import __version__
 from tests.checkpoints.tiny_engine import KV_CACHES, KV_GROUPS, WEIGHTS, tiny_manifest
@@ -321,3 +322,64 @@ def test_rules_of_ranks_without_weights() -> None:
         manifest.check_listed()
     with pytest.raises(ValueError, match=r"^backend_requirements must be those of the backend onnxruntime$"):
         replace(tensorrt_manifest(), backend="onnxruntime")
+
+
+# ----------------------------------------------------------------------------------------------- ONNX Runtime on GPUs
+
+
+def cuda_manifest(**changes: Any) -> EngineManifest:
+    requirements = {
+        "onnxruntime_min": "1.31",
+        "ir_version": 10,
+        "opset": 20,
+        "targets": ("sm80", "sm90"),
+        "min_capability": 80,
+        "max_batch_size": 8,
+        "max_num_tokens": 64,
+    }
+    return replace(
+        listed_manifest(),
+        backend="onnxruntime-cuda",
+        backend_requirements=OnnxRuntimeCudaRequirements(**{**requirements, **changes}),
+        ranks=(replace(listed_manifest().ranks[0], network_sha256=SHA256),),
+    )
+
+
+def test_a_manifest_of_onnxruntime_cuda_comes_back() -> None:
+    for changes in ({}, {"targets": ("portable",), "onnxruntime_min": "2.0"}):
+        manifest = cuda_manifest(**changes)
+        assert parse_manifest(manifest.to_json(), "engine.json") == manifest
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "text"),
+    [
+        ("onnxruntime_min", "", f'backend_requirements.onnxruntime_min must be {NAME}, got ""'),
+        ("ir_version", 0, "backend_requirements.ir_version must be at least 1, got 0"),
+        ("opset", ..., "backend_requirements.opset is missing"),
+        ("targets", [], "backend_requirements.targets must be one or more different names"),
+        ("targets", ["sm80", "sm80"], "backend_requirements.targets must be one or more different names"),
+        ("targets", ["sm 80"], f'backend_requirements.targets[0] must be {NAME}, got "sm 80"'),
+        ("min_capability", "80", "backend_requirements.min_capability must be an integer, got a string"),
+        ("max_batch_size", 0, "backend_requirements.max_batch_size must be at least 1, got 0"),
+        ("max_num_tokens", ..., "backend_requirements.max_num_tokens is missing"),
+    ],
+)
+def test_rules_of_onnxruntime_cudas_requirements(place: str, value: object, text: str) -> None:
+    document = json.loads(cuda_manifest().to_json())
+    if value is ...:
+        del document["backend_requirements"][place]
+    else:
+        document["backend_requirements"][place] = value
+    assert refusal(json.dumps(document).encode(), ANY_RUNTIME) == f"engine.json: {text}"
+
+
+def test_weights_for_onnxruntime_cuda_lie_beside_the_graph() -> None:
+    """Unlike a plan of TensorRT's, the graph never holds them."""
+    document = json.loads(cuda_manifest().to_json())
+    document["ranks"][0] |= {"weights": None, "network_sha256": None}
+    assert refusal(json.dumps(document).encode(), ANY_RUNTIME) == (
+        "engine.json: ranks[0].weights must be a path on the backend onnxruntime-cuda, got null"
+    )
+    with pytest.raises(ValueError, match=r"^backend_requirements must be those of the backend tensorrt$"):
+        replace(cuda_manifest(), backend="tensorrt")

@@ -27,7 +27,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr const char* python_choice = "set PRECAST_PYTHON or the option python_path to a Python that has "
-                                      "precast[tensorrt-runtime]";
+                                      "precast[tensorrt-runtime] or precast[cuda-runtime]";
 
 /// Why an engine cannot be loaded. No process is left.
 std::pair<std::string, precast_error_code_t> refusal_of(DeviceWorld& world) {

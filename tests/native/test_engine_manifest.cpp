@@ -113,7 +113,7 @@ TEST("engine manifest: of an engine for TensorRT the limits are read, and its we
   CHECK_EQ(manifest.ranks[5].weights, "");
   CHECK_EQ(parse_device(replaced(device_manifest_text({}), "\"weights\": null", "\"weights\": \"rank0/model.plan\""))
                .ranks[0].weights, "rank0/model.plan");
-  CHECK(!parse(manifest_text()).tensorrt.has_value());
+  CHECK(!parse(manifest_text()).device.has_value());
 
   CHECK_EQ(device_complaint("\"max_batch_size\": 4,", ""), "engine.json: backend_requirements.max_batch_size is missing");
   CHECK_EQ(device_complaint("\"max_num_tokens\": 8,", ""), "engine.json: backend_requirements.max_num_tokens is missing");
@@ -125,6 +125,33 @@ TEST("engine manifest: of an engine for TensorRT the limits are read, and its we
            "engine.json: ranks[0].weights must be a string, got an integer");
   CHECK_EQ(complaint("\"weights\": \"weights\"", "\"weights\": null"),
            "engine.json: ranks[0].weights must be a string, got null");
+}
+
+TEST("engine manifest: of an engine for ONNX Runtime on GPUs the limits are read, and its weights must lie beside the graph") {
+  RuntimeSupport support = tiny_support();
+  support.supports = [](std::string_view) { return true; };
+  support.backends = {"onnxruntime", "onnxruntime-cuda"};
+  support.max_world_size = 2;
+  const std::string without_weights = replaced(device_manifest_text({}), "\"tensorrt\"", "\"onnxruntime-cuda\"");
+  const std::string text = replaced(without_weights, "\"weights\": null", "\"weights\": \"rank0/model.plan\"");
+  const auto parse_device = [&](std::string_view from) { return parse_manifest(from, "engine.json", support); };
+  const auto device_complaint = [&](std::string_view from, std::string_view to) {
+    return refusal([&] { parse_device(replaced(text, from, to)); });
+  };
+  const EngineManifest manifest = parse_device(text);
+  CHECK_EQ(manifest.backend, "onnxruntime-cuda");
+  CHECK(!manifest.onnxruntime.has_value());
+  CHECK_EQ(manifest.device->max_batch_size, 4);
+  CHECK_EQ(manifest.device->max_num_tokens, 8);
+  CHECK_EQ(manifest.ranks[0].weights, "rank0/model.plan");
+
+  CHECK_EQ(refusal([&] { parse_device(without_weights); }), "engine.json: ranks[0].weights must be a string, got null");
+  CHECK_EQ(device_complaint("\"weights\": \"rank0/model.plan\"", "\"weights\": \"weights.bin\""),
+           "engine.json: ranks[0].weights must be a path listed in files, got \"weights.bin\"");
+  CHECK_EQ(device_complaint("\"max_batch_size\": 4,", ""), "engine.json: backend_requirements.max_batch_size is missing");
+  CHECK_EQ(device_complaint("\"max_num_tokens\": 8,", ""), "engine.json: backend_requirements.max_num_tokens is missing");
+  CHECK_EQ(device_complaint("\"max_num_tokens\": 8", "\"max_num_tokens\": 0"),
+           "engine.json: backend_requirements.max_num_tokens must be at least 1, got 0");
 }
 
 TEST("engine manifest: members of the future are ignored") {

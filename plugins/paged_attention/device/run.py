@@ -1,7 +1,9 @@
 """What the op does when it runs: the launches of a step, on the addresses that it is given."""
 
+import functools
 from collections.abc import Sequence
 
+from precast.plugins.device.launch import Launch
 from precast.plugins.device.launcher import Launcher
 from precast.plugins.paged_attention.device.launches import StepShape, launches, workspace
 from precast.plugins.paged_attention.device.op_fields import PluginFields
@@ -39,11 +41,21 @@ def run_step(
         DeviceError: the driver refused a launch.
         ValueError: it has other inputs than its fields say.
     """
-    addresses = dict(zip(input_names(plugin_fields), inputs, strict=True)) | {"output": output}
-    attributes = plugin_fields.attributes
-    for region in workspace(attributes, shape).regions:
-        addresses[region.name] = workspace_address + region.offset
-    for launch in launches(
-        attributes, shape, plugin_fields.has_rope, plugin_fields.has_qk_norm, plugin_fields.has_sinks
-    ):
+    names, regions, step = _plan(plugin_fields, shape)
+    addresses = dict(zip(names, inputs, strict=True))
+    addresses["output"] = output
+    for name, offset in regions:
+        addresses[name] = workspace_address + offset
+    for launch in step:
         launcher.launch(launch, addresses, stream)
+
+
+@functools.lru_cache(maxsize=256)  # the layers of a step share one or two; shapes come again
+def _plan(
+    plugin_fields: PluginFields, shape: StepShape
+) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...], tuple[Launch, ...]]:
+    """Names of inputs, where regions of the workspace begin, and the launches."""
+    attributes = plugin_fields.attributes
+    regions = tuple((region.name, region.offset) for region in workspace(attributes, shape).regions)
+    step = launches(attributes, shape, plugin_fields.has_rope, plugin_fields.has_qk_norm, plugin_fields.has_sinks)
+    return input_names(plugin_fields), regions, step

@@ -187,8 +187,9 @@ typedef struct precast_engine_options {
   /* Seconds without any progress after which a rank that others wait for counts as hung. A long prompt is progress. On a
    * device a step must be computed within it; handing it over, which may compile kernels, may take ten times as long. 0: 60. */
   uint32_t rank_timeout_s;
-  /* The Python that runs the ranks of an engine for TensorRT, each in a process of its own; precast[tensorrt-runtime] is
-   * installed there. NULL: the environment variable PRECAST_PYTHON, else python3 on the PATH. */
+  /* The Python that runs the ranks of an engine for GPUs, each in a process of its own; precast[tensorrt-runtime] or
+   * precast[cuda-runtime] is installed there, whichever the engine's backend needs. NULL: the environment variable
+   * PRECAST_PYTHON, else python3 on the PATH. */
   const char *python_path;
 } precast_engine_options_t;
 

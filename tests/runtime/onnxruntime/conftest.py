@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.onnxruntime.cpu_provider import put_cpu_in_place
+from tests.runtime.onnxruntime.cpu_provider import WORKERS_VARIABLE, put_cpu_in_place
 from tests.runtime.tensorrt.conftest import continuations as continuations
 from tests.runtime.tensorrt.conftest import reference as reference
 from tests.runtime.tensorrt.fake_engine import build_fake_engine
@@ -21,6 +21,14 @@ def cpu_provider() -> Iterator[None]:
     """ONNX Runtime on the CPU in the place of that on CUDA, in this process."""
     with pytest.MonkeyPatch.context() as patch:
         put_cpu_in_place(patch.setattr)
+        yield
+
+
+@pytest.fixture(scope="module")
+def cpu_workers() -> Iterator[None]:
+    """The same in worker processes with fake devices that are started meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(WORKERS_VARIABLE, "1")
         yield
 
 

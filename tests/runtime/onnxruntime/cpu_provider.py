@@ -2,7 +2,7 @@
 streams of the fake driver.
 
 A run is enqueued as an operation of the fake stream, so it happens when somebody waits, and again when a graph is
-replayed; what was bound is what it runs on then.
+replayed; what was bound is what it runs on then. One that waits for another rank begins again (cpu_kinds.Meetings).
 """
 
 from collections.abc import Callable
@@ -18,15 +18,19 @@ from precast.runtime.library import onnxruntime_path
 from precast.runtime.onnxruntime import toolkit
 from precast.runtime.onnxruntime.network import OrtNetwork
 from precast.runtime.onnxruntime.session import CPU_PROVIDER, OrtBinding, Provider
-from tests.runtime.onnxruntime.cpu_kinds import CPU_KINDS
-from tests.runtime.tensorrt.fake_cuda.errors import Misuse
+from tests.runtime.onnxruntime.cpu_kinds import CPU_KINDS, MEETINGS
+from tests.runtime.tensorrt.fake_cuda.errors import Misuse, Unfinished
 from tests.runtime.tensorrt.fake_cuda.machine import MACHINE
 from tests.runtime.tensorrt.fake_cuda.memory import Span
 from tests.runtime.tensorrt.fake_cuda.streams import Operation
 
 RUN = "execute_async_v3"
 """What a run is called among the calls of the machine: as TensorRT's, so that tests are the same for both."""
+NUM_REHEARSED = 3
+"""Runs while an engine of 32 tokens is opened."""
 Patch = Callable[[Any, str, Any], None]
+WORKERS_VARIABLE = "PRECAST_FAKE_ONNXRUNTIME"
+"""Set to 1, it puts the CPU in place in worker processes (tests/runtime/tensorrt/fake_packages/sitecustomize.py)."""
 
 
 class LazyNetwork(OrtNetwork):
@@ -45,12 +49,26 @@ class LazyNetwork(OrtNetwork):
                 if not self._workspace._is_sealed and stream.capture is None:
                     # Ops ask for their workspace when a run is enqueued, and not when it is computed.
                     MACHINE.run(MACHINE.current(), stream)
-                    super()._execute(binding)
+                    while not self._is_done(binding):
+                        pass  # it waits for other ranks, and fails where it has waited for long
                     return
                 MACHINE.enqueue(stream, Operation("run", tuple(spans), self._later(bound)))
             except Misuse as error:
                 MACHINE.note_misuse(f"run: {error}")
                 raise DeviceError(str(error)) from error
+
+    def _is_done(self, binding: OrtBinding) -> bool:
+        """Run the graph now. False where another rank is not there yet."""
+        try:
+            with MEETINGS.of_a_step():
+                try:
+                    super()._execute(binding)
+                except DeviceError as error:
+                    reason = error.__cause__ and error.__cause__.__cause__
+                    raise reason if isinstance(reason, Unfinished) else error from None
+        except Unfinished:
+            return False
+        return True
 
     def _bind_step(self, binding: OrtBinding, shape: StepShape, shapes: Shapes, addresses: Addresses) -> None:
         for name, size in shapes.items():
@@ -69,13 +87,19 @@ class LazyNetwork(OrtNetwork):
             for (kind, name), (address, shape) in bound.items():
                 (binding.bind_input if kind == "Input" else binding.bind_output)(name, address, shape)
             try:
-                self._session.run(binding)
-            except OrtError as error:
-                raise error.__cause__ or error from None
+                with MEETINGS.of_a_step():
+                    self._run_now(binding)
             finally:
                 binding.close()
 
         return run
+
+    def _run_now(self, binding: OrtBinding) -> None:
+        """Raises what an op raised, as it did."""
+        try:
+            self._session.run(binding)
+        except OrtError as error:
+            raise error.__cause__ or error from None
 
 
 def put_cpu_in_place(setattr_: Patch) -> None:

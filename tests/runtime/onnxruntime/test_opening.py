@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,26 +102,48 @@ def test_the_largest_step_runs_before_pools_are_sized(fake_engine: FakeEngine) -
     free = 8 << 20
     with open_world(engine, {"free_bytes": free}, kv_cache_bytes=0) as world:
         names = [name for name, *_ in driver.calls]
-        assert names.index(RUN) < names.index("cuMemGetInfo")
-        assert names.count(RUN) == 1
+        last_run = len(names) - 1 - names[::-1].index(RUN)
+        assert last_run < names.index("cuMemGetInfo")
         pools = sum(pool.nbytes for pool in world.pools())
         others = MACHINE.devices[0].used_bytes - pools
         assert pools == (world.opened.num_blocks + 1) * page
         assert 0 <= FREE_MEMORY_FRACTION * (free - others) - pools < page
 
 
-def test_the_largest_step_is_as_large_as_a_step_can_be(fake_engine: FakeEngine) -> None:
-    with open_world(fake_engine("float16", max_num_tokens=128), max_num_tokens=128):
-        shapes = {call[1]: call[2] for call in driver.calls if call[0] == "set_input_shape"}
-    assert shapes["token_ids"] == (128,)
-    assert shapes["context_lengths"] == shapes["logit_rows"] == (4,)
-    assert shapes["block_tables.0"] == (4, 4)
+def rehearsed(engine: Path, **limits: Any) -> list[dict[str, tuple[int, ...]]]:
+    """The shapes of each step of the rehearsal."""
+    with open_world(engine, **limits):
+        steps: list[dict[str, tuple[int, ...]]] = []
+        for call, *arguments in driver.calls:
+            if call == "set_input_shape":
+                name, shape = arguments
+                if name == "token_ids":
+                    steps.append({})
+                steps[-1][name] = shape
+    return steps
 
 
-def test_the_largest_step_has_no_more_tokens_than_fit_into_its_sequences(fake_engine: FakeEngine) -> None:
-    with open_world(fake_engine("float16", max_num_tokens=300), max_num_tokens=300, max_seq_len=17):
-        shapes = {call[1]: call[2] for call in driver.calls if call[0] == "set_input_shape"}
-    assert shapes["token_ids"] == (4 * 32,)  # two blocks of each
+def test_the_largest_steps_are_as_large_as_a_step_can_be(fake_engine: FakeEngine) -> None:
+    few, *steps = rehearsed(fake_engine("float16", max_num_tokens=128), max_num_tokens=128)
+    assert (few["token_ids"], few["context_lengths"], few["logit_rows"]) == ((128,), (2,), (1,))
+    assert steps[0]["token_ids"] == (128,)
+    assert steps[0]["context_lengths"] == steps[0]["logit_rows"] == (4,)
+    assert {step["block_tables.0"][1] for step in (few, *steps)} == {4}
+
+
+def test_smaller_steps_are_rehearsed_too(fake_engine: FakeEngine) -> None:
+    steps = rehearsed(fake_engine("float16", max_num_tokens=256), max_num_tokens=256)
+    assert [step["token_ids"] for step in steps] == [(256,), (256,), (192,), (128,), (96,), (64,), (48,)]
+
+
+def test_a_step_has_no_more_tokens_than_fit_into_its_sequences(fake_engine: FakeEngine) -> None:
+    steps = rehearsed(fake_engine("float16", max_num_tokens=300), max_num_tokens=300, max_seq_len=17)
+    assert max(step["token_ids"] for step in steps) == (4 * 32,)  # two blocks of each
+
+
+def test_one_sequence_of_one_token(fake_engine: FakeEngine) -> None:
+    steps = rehearsed(fake_engine("float16"), max_num_tokens=1, max_batch_size=1, max_seq_len=1)
+    assert [step["token_ids"] for step in steps] == [(1,)]  # the second replays the first
 
 
 def test_later_steps_need_no_more_to_work_in(fake_engine: FakeEngine) -> None:

@@ -8,6 +8,7 @@ from precast.builder.backends.lowering.lower_embeddings import LowerEmbeddings
 from precast.builder.backends.lowering.lower_linears import LowerLinears
 from precast.builder.backends.lowering.mark_layer_outputs import marking_passes
 from precast.builder.backends.lowering.use_half import UseHalf
+from precast.builder.backends.onnxruntime_cuda.lowering.drop_unread_inputs import DropUnreadInputs
 from precast.builder.backends.onnxruntime_cuda.lowering.say_fields import SayFields
 from precast.builder.network.emitter import IR_VERSION, OPSET
 from precast.builder.passes.base import Pass
@@ -49,5 +50,6 @@ def cuda_passes(plan: BuildPlan) -> tuple[Pass, ...]:
         LowerAttention(plan, is_plugin=False),
         LowerCollectives(plan, is_plugin=False),
         ChooseTokens(plan, has_greedy_op=True),
+        DropUnreadInputs(),
         CheckLowered("device cuda", BUILTIN_OPS, CUDA_OPS),
     )
