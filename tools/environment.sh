@@ -42,6 +42,20 @@ install_once() {
   printf '%s' "$*" >"$stamp"
 }
 
+# unpack_once FOLDER REQUIREMENT: puts a package's files, and nothing that it needs, into a folder that Python does not
+# import from. They are for its libraries, so it does not matter which Python the wheel is for.
+unpack_once() {
+  local -r folder=$1 requirement=$2
+  local -r stamp=$folder/unpacked
+  [[ -f $stamp && $(<"$stamp") == "$requirement" ]] && return
+  say "unpacking $requirement into $folder"
+  rm -rf "$folder" "$folder.part"
+  pip_install --no-deps --no-compile --only-binary=:all: --python-version 3.12 --target "$folder.part" "$requirement" ||
+    fail "$requirement cannot be downloaded, which tests open from $folder"
+  printf '%s' "$requirement" >"$folder.part/unpacked"
+  mv "$folder.part" "$folder"
+}
+
 # install_precast EXTRA: an editable install with that extra, repeated when native sources or pyproject.toml change.
 # It sees changed Python files by itself; the library is opened by path, so nothing else would rebuild it.
 install_precast() {

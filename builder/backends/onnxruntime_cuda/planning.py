@@ -8,6 +8,8 @@ from precast.builder.errors import BuildError
 from precast.builder.plan import DevicePlan
 from precast.checkpoints.model_config import ModelConfig
 from precast.plugins.device.compiled_kernel import CUBIN_TARGETS
+from precast.plugins.greedy_tokens.device.op_fields import MAX_VOCAB_SIZE
+from precast.plugins.rms_norm.device.op_fields import MAX_FEATURES
 
 TITLE = "device cuda"
 """In sentences."""
@@ -29,6 +31,7 @@ def plan_cuda(model: ModelConfig, config: BuildConfig) -> DevicePlan:
     """
     targets = check_targets(config.target)
     check_attention(model, TITLE)
+    _check_sizes(model)
     if config.quantization is not None:
         raise BuildError(
             f"quantization {config.quantization} is not available on {TITLE} yet; the backend tensorrt has it"
@@ -48,6 +51,13 @@ def plan_cuda(model: ModelConfig, config: BuildConfig) -> DevicePlan:
         max_num_tokens=max_num_tokens,
         layer_outputs=config.layer_outputs,
     )
+
+
+def _check_sizes(model: ModelConfig) -> None:
+    """Raise BuildError where the kernels of RmsNorm or GreedyTokens cannot do as much."""
+    for name, most in (("hidden_size", MAX_FEATURES), ("vocab_size", MAX_VOCAB_SIZE)):
+        if getattr(model, name) > most:
+            raise BuildError(f"{name} {getattr(model, name)} is not available on {TITLE}; up to {most} is")
 
 
 def check_targets(targets: Sequence[str] | None) -> tuple[str, ...]:

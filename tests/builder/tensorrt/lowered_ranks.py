@@ -16,7 +16,7 @@ from onnx.reference.op_run import OpRun
 from precast.builder.backends.tensorrt.lowering.pipeline import tensorrt_passes
 from precast.builder.network.decoder import emit_network
 from precast.builder.network.network import Network
-from precast.builder.passes.base import run_passes
+from precast.builder.passes.base import Pass, run_passes
 from precast.builder.plan import BuildPlan
 from precast.checkpoints.model_config import ModelConfig
 from precast.checkpoints.ranks.mapping import Mapping
@@ -33,13 +33,18 @@ PATIENCE_S = 60
 COLLECTIVES = ("AllReduce", "AllGather", "Send", "Receive")
 
 
-def lowered_ranks(model: ModelConfig, mapping: Mapping, plan: BuildPlan) -> list[tuple[RankModel, Network]]:
+Passes = Callable[[BuildPlan], Sequence[Pass]]
+
+
+def lowered_ranks(
+    model: ModelConfig, mapping: Mapping, plan: BuildPlan, passes: Passes = tensorrt_passes
+) -> list[tuple[RankModel, Network]]:
     """Every rank's part, and its network after all passes."""
     partition, ranks = plan_partition(model, mapping), []
     for number in range(mapping.world_size):
         rank = rank_model(model, partition, number)
         network = emit_network(rank, plan)
-        run_passes(network, tensorrt_passes(plan))
+        run_passes(network, passes(plan))
         ranks.append((rank, network))
     return ranks
 
@@ -66,7 +71,7 @@ class Stage:
 
 
 def collectives(stage: Stage, tensor_rank: int) -> list[type[OpRun]]:
-    """The plugins of a rank: their inputs and outputs are of 16 bits."""
+    """Those of a rank: their inputs and outputs are of 16 bits."""
 
     class AllReduce(OpRun):
         op_domain = "ai.precast"
@@ -107,14 +112,27 @@ def collectives(stage: Stage, tensor_rank: int) -> list[type[OpRun]]:
 class LoweredRanks:
     """Token ids of one sequence -> the outputs of every rank, in one step."""
 
-    def __init__(self, model: ModelConfig, mapping: Mapping, plan: BuildPlan, tensors: RandomTensors) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        mapping: Mapping,
+        plan: BuildPlan,
+        tensors: RandomTensors,
+        passes: Passes = tensorrt_passes,
+        ops: Sequence[type[OpRun]] = (),
+    ) -> None:
+        """`ops` as LoweredRunner has them, without collectives."""
         size = mapping.tensor_parallel_size
         self.stages: list[Stage] = []
         for _ in range(mapping.pipeline_parallel_size):
             self.stages.append(Stage(size, self.stages[-1] if self.stages else None))
         self._runners = [
-            LoweredRunner(network, RandomSlices(tensors, rank), collectives(self.stages[number // size], number % size))
-            for number, (rank, network) in enumerate(lowered_ranks(model, mapping, plan))
+            LoweredRunner(
+                network,
+                RandomSlices(tensors, rank),
+                [*ops, *collectives(self.stages[number // size], number % size)],
+            )
+            for number, (rank, network) in enumerate(lowered_ranks(model, mapping, plan, passes))
         ]
 
     def __call__(self, token_ids: Sequence[int]) -> list[dict[str, Array]]:

@@ -1,4 +1,4 @@
-"""Runs a lowered network with ONNX's own reference evaluator, PagedAttention by the plugin's reference in NumPy.
+"""Runs a lowered network with ONNX's own reference evaluator, PagedAttention by the op's reference in NumPy.
 
 So a lowered graph is checked by what ONNX says that its operators mean, without TensorRT and without a GPU.
 """
@@ -27,7 +27,10 @@ _POOL_DTYPES: dict[str, Any] = {"kvrow.bf16/1": ml_dtypes.bfloat16, "kvrow.f16/1
 
 
 class PagedAttention(OpRun):
-    """The plugin: its inputs and outputs are of 16 bits, and those that are absent are left out."""
+    """On a device: its inputs and outputs are of 16 bits, and those that are absent are left out.
+
+    The pool is written in place; a plugin of TensorRT has it as an output too.
+    """
 
     op_domain = "ai.precast"
     runs: ClassVar[list[str]] = []
@@ -43,10 +46,11 @@ class PagedAttention(OpRun):
         if inv_freq is not None:
             assert inv_freq.shape == (values["num_frequencies"], values["rotary_dim"] // 2)
         q_norm, k_norm = optional or (None, None)
-        pool = np.ascontiguousarray(kv).view(np.uint8)
+        assert kv.flags.c_contiguous
+        pool = kv.view(np.uint8)
         widened = qkv.astype(np.float32)
         output = paged_attention(widened, starts, lengths, tables, pool, attributes, inv_freq, q_norm, k_norm, sinks)
-        return output.astype(qkv.dtype), pool.view(kv.dtype)
+        return (output.astype(qkv.dtype), kv)[: len(self.onnx_node.output)]
 
 
 def graph_array(recipe: Recipe, stored: NDArray[Any]) -> NDArray[Any]:
@@ -69,11 +73,11 @@ def graph_array(recipe: Recipe, stored: NDArray[Any]) -> NDArray[Any]:
 class LoweredRunner:
     """Token ids of one sequence -> the logits of every position, in one step."""
 
-    def __init__(self, network: Network, tensors: Any, collectives: Sequence[type[OpRun]] = ()) -> None:
-        """`collectives` are the plugins by which this rank meets others, if it does."""
+    def __init__(self, network: Network, tensors: Any, ops: Sequence[type[OpRun]] = ()) -> None:
+        """`ops` are those of ours, beside PagedAttention, that the network has."""
         offsets = dict.fromkeys(network.weights, 0)
         model = onnx.ModelProto.FromString(weights_as_inputs(onnx_bytes(network, offsets)))
-        self._evaluator = ReferenceEvaluator(model, new_ops=[PagedAttention, *collectives])
+        self._evaluator = ReferenceEvaluator(model, new_ops=[PagedAttention, *ops])
         self._weights = {
             name: graph_array(recipe, recipe.materialise(tensors)) for name, recipe in network.weights.items()
         }
@@ -106,6 +110,6 @@ class LoweredRunner:
         arrays = {name: np.array(value, np.int32) for name, value in inputs.items()}
         results = self._evaluator.run(None, {**arrays, **self._pools, **self._weights})
         outputs = dict(zip(self._evaluator.output_names, map(np.asarray, results), strict=True))
-        for name in self._pools:
-            self._pools[name] = outputs.pop(f"{name}.out")
+        for name, pool in self._pools.items():
+            assert outputs.pop(f"{name}.out", pool) is pool
         return outputs

@@ -497,7 +497,7 @@ def test_the_commands_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             ["--backend", "tensorrt", "--quant", "int4", "--group-size", "32"],
             "int4 group 32 is not available on TensorRT",
         ),
-        (["--backend", "tensorrt", "--verify"], "this version builds engines for tensorrt and runs none"),
+        (["--backend", "tensorrt", "--verify"], "--verify runs the engine"),
         (["--quant", "int4"], "quantization int4 has no meaning on CPUs"),
     ):
         assert main([*build_arguments, *arguments]) > 0

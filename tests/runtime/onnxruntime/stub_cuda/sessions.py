@@ -33,10 +33,10 @@ class StubCuda:
     def __init__(self) -> None:
         self._library = ctypes.CDLL("libcudart.so.13")
         self._log = Path(os.environ["STUB_CUDA_LOG"])
-        self.stream = self._make("cudaStreamCreate")
+        self.stream = self.make("cudaStreamCreate")
 
     def allocate(self, num_bytes: int) -> int:
-        return self._make("cudaMalloc", c_size_t(num_bytes))
+        return self.make("cudaMalloc", c_size_t(num_bytes))
 
     def free(self, address: int) -> None:
         self._check("cudaFree", c_void_p(address))
@@ -62,13 +62,19 @@ class StubCuda:
             result: int = self._library.cudaStreamEndCapture(c_void_p(self.stream), byref(c_void_p()))
         return result
 
-    def _make(self, name: str, *arguments: Any) -> int:
+    def make(self, name: str, *arguments: Any) -> int:
+        """What a function of the runtime makes, which is its first argument's."""
         made = c_void_p()
         self._check(name, byref(made), *arguments)
         return made.value or 0
 
+    def call(self, name: str, *arguments: Any) -> int:
+        """The status of a function of the runtime."""
+        status: int = self._library[name](*arguments)
+        return status
+
     def _check(self, name: str, *arguments: Any) -> None:
-        if error := self._library[name](*arguments):
+        if error := self.call(name, *arguments):
             raise RuntimeError(f"{name}: error {error} of the stub CUDA")
 
 
