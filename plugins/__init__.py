@@ -43,6 +43,7 @@ CUDA_OPS: tuple[str, ...] = (
     "ai.precast.Receive/1",
     "ai.precast.RmsNorm/1",
     "ai.precast.Send/1",
+    "ai.precast.TopCandidates/1",
 )
 """Versioned ids of the ops that ONNX Runtime runs on GPUs, sorted; all others are lowered to ONNX's."""
 

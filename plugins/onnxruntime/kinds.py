@@ -9,6 +9,7 @@ from precast.plugins.paged_attention.onnxruntime import KIND as PAGED_ATTENTION
 from precast.plugins.receive.onnxruntime import KIND as RECEIVE
 from precast.plugins.rms_norm.onnxruntime import KIND as RMS_NORM
 from precast.plugins.send.onnxruntime import KIND as SEND
+from precast.plugins.top_candidates.onnxruntime import KIND as TOP_CANDIDATES
 
 KINDS: tuple[OpKind, ...] = (
     ALL_GATHER,
@@ -19,4 +20,5 @@ KINDS: tuple[OpKind, ...] = (
     RECEIVE,
     RMS_NORM,
     SEND,
+    TOP_CANDIDATES,
 )

@@ -7,9 +7,11 @@ import onnx_ir as ir
 
 from precast.builder.network.inputs import LOGITS, NUM_LOGIT_ROWS, NUM_TOKENS
 from precast.builder.network.network import Network
+from precast.builder.network.nodes import Op
 from precast.builder.passes.base import Pass
 from precast.builder.plan import BuildPlan
 from precast.plugins.greedy_tokens import schema as greedy_tokens
+from precast.plugins.top_candidates import schema as top_candidates
 
 MAX_CANDIDATES = 64
 """Of a row: more than what top_k and logprobs usually are, and a part of a thousand of a row."""
@@ -23,9 +25,9 @@ class ChooseTokens(Pass):
 
     1. The output `tokens` int32 [R] has of each row the largest logit, the smallest id among equals; V of a row that
        has none, which is one with NaN.
-    2. `candidate_ids` int32 and `candidate_logits` float32 [R, K] are its K largest logits, in descending order, equal
-       ones in an order that TopK's implementation chooses. `log_sums` float32 [R] is the log of the sum of exp(logit)
-       over the row. It and `tokens` are of our op GreedyTokens, or of ONNX's operators, which TensorRT fuses.
+    2. `candidate_ids` int32 and `candidate_logits` float32 [R, K] are its K largest logits, in descending order: of
+       equal ones the smallest id first where our op chooses, in an order of TensorRT's where its TopK does. `log_sums`
+       float32 [R] is the log of the sum of exp(logit) over the row.
     3. The input `token_sources` int32 [num_tokens] says for each token of a step where it comes from: -1: it is
        token_ids'; i: it is element i of the input `previous_tokens` int32 [max_batch_size], where the session leaves
        the tokens of the step before. So a step can be described, and begin, before its tokens reach the host. Only
@@ -34,9 +36,10 @@ class ChooseTokens(Pass):
 
     name = "choose_tokens"
 
-    def __init__(self, plan: BuildPlan, *, has_greedy_op: bool) -> None:
+    def __init__(self, plan: BuildPlan, *, has_ops: bool) -> None:
+        """`has_ops`: by our ops GreedyTokens and TopCandidates, and not by ONNX's operators, which TensorRT fuses."""
         assert plan.device is not None  # these backends' plans have it
-        self._max_batch_size, self._has_greedy_op = plan.device.max_batch_size, has_greedy_op
+        self._max_batch_size, self._has_ops = plan.device.max_batch_size, has_ops
 
     def apply(self, network: Network) -> bool:
         graph = network.graph
@@ -46,7 +49,7 @@ class ChooseTokens(Pass):
             return False
         assert logits.shape is not None  # an output of the emitter's
         vocab_size = int(str(logits.shape.dims[1]))
-        _Choice(graph, logits, vocab_size, self._has_greedy_op).emit()
+        _Choice(graph, logits, vocab_size, self._has_ops).emit()
         if all(use.node.domain == "" for use in token_ids.uses()):  # Receive reads their number only
             self._resolve(graph, token_ids, vocab_size)
         return True
@@ -74,13 +77,13 @@ class ChooseTokens(Pass):
 class _Choice:
     """Emits what follows from the logits, behind the last node."""
 
-    def __init__(self, graph: ir.Graph, logits: ir.Value, vocab_size: int, has_greedy_op: bool) -> None:
+    def __init__(self, graph: ir.Graph, logits: ir.Value, vocab_size: int, has_ops: bool) -> None:
         self._graph, self._logits, self._vocab_size = graph, logits, vocab_size
-        self._has_greedy_op = has_greedy_op
+        self._has_ops = has_ops
         self._emit = _Emitter(graph)
 
     def emit(self) -> None:
-        tokens, log_sums = self._greedy_tokens() if self._has_greedy_op else self._reductions()
+        tokens, log_sums = self._greedy_tokens() if self._has_ops else self._reductions()
         outputs = [tokens, *self._candidates(), log_sums]
         place = list(self._graph.outputs).index(self._logits) + 1
         for output in reversed(outputs):
@@ -89,17 +92,13 @@ class _Choice:
     def _greedy_tokens(self) -> tuple[ir.Value, ir.Value]:
         """1. and log_sums of 2., by the op."""
         tokens, log_sums = _value("tokens", _INT32, NUM_LOGIT_ROWS), _value("log_sums", _FLOAT, NUM_LOGIT_ROWS)
-        node = ir.Node(
-            greedy_tokens.DOMAIN,
-            greedy_tokens.NAME,
-            [self._logits],
-            ir.convenience.convert_attributes({"vocab_size": self._vocab_size}),
-            outputs=[tokens, log_sums],
-            version=greedy_tokens.VERSION,
-            name="tokens",
-        )
-        self._graph.append(node)
+        self._append_op(greedy_tokens, "tokens", [tokens, log_sums])
         return tokens, log_sums
+
+    def _append_op(self, op: Op, name: str, outputs: Sequence[ir.Value], **attributes: int) -> None:
+        values = ir.convenience.convert_attributes({"vocab_size": self._vocab_size, **attributes})
+        inputs = [self._logits]
+        self._graph.append(ir.Node(op.DOMAIN, op.NAME, inputs, values, outputs=outputs, version=op.VERSION, name=name))
 
     def _reductions(self) -> tuple[ir.Value, ir.Value]:
         """The same by ONNX's operators."""
@@ -118,6 +117,11 @@ class _Choice:
     def _candidates(self) -> Sequence[ir.Value]:
         """2."""
         count = min(MAX_CANDIDATES, self._vocab_size)
+        if self._has_ops:
+            ids = _value("candidate_ids", _INT32, NUM_LOGIT_ROWS, count)
+            found = _value("candidate_logits", _FLOAT, NUM_LOGIT_ROWS, count)
+            self._append_op(top_candidates, "candidates", [ids, found], num_candidates=count)
+            return ids, found
         size = self._emit.constant("candidates.count", np.array([count], np.int64))
         logits = _value("candidate_logits", _FLOAT, NUM_LOGIT_ROWS, count)
         wide = _value("candidate_ids.int64", _INT64, NUM_LOGIT_ROWS, count)

@@ -63,11 +63,12 @@ def kernels_of(model: onnx.ModelProto) -> dict[str, dict[str, bytes]]:
 
 
 def test_the_ops_that_have_kernels() -> None:
-    assert {"AllReduce", "GatedActivation", "GreedyTokens", "PagedAttention", "RmsNorm"} == WITH_KERNELS
+    ops = {"AllReduce", "GatedActivation", "GreedyTokens", "PagedAttention", "RmsNorm", "TopCandidates"}
+    assert ops == WITH_KERNELS
 
 
 def test_the_first_node_of_each_set_carries_it() -> None:
-    """Norms without and with a residual, attention, activation, tokens: five sets, in the graph's order."""
+    """Norms without and with a residual, attention, activation, tokens, candidates: six sets, in the graph's order."""
     compiler = Compiler()
     found = kernels_of(compiler.add_to(graph_of()))
     carriers = [name for name, values in found.items() if KERNELS in values]
@@ -77,26 +78,27 @@ def test_the_first_node_of_each_set_carries_it() -> None:
         "layers.0.feed_forward_norm",
         "layers.0.feed_forward.activation",
         "tokens",
+        "candidates",
     ]
-    assert [found[name][KERNELS] for name in carriers] == [compiler.kernels(index) for index in range(5)]
+    assert [found[name][KERNELS] for name in carriers] == [compiler.kernels(index) for index in range(6)]
     functions = [[spec.function for spec in specs] for specs in compiler.asked]
-    assert [len(each) for each in functions] == [1, 4, 1, 1, 2]
+    assert [len(each) for each in functions] == [1, 4, 1, 1, 2, 2]
     assert functions[0] == functions[2] == ["rms_norm"]
 
 
 def test_all_nodes_name_their_set() -> None:
     compiler = Compiler()
     found = kernels_of(compiler.add_to(graph_of()))
-    digests = {index: hashlib.sha256(compiler.kernels(index)).hexdigest().encode() for index in range(5)}
+    digests = {index: hashlib.sha256(compiler.kernels(index)).hexdigest().encode() for index in range(6)}
     named = {name: values[KERNELS_SHA256] for name, values in found.items()}
-    assert len(named) == 2 * 4 + 2
+    assert len(named) == 2 * 4 + 3
     assert named["layers.0.mixer_norm"] == digests[0]
     for layer in (0, 1):
         assert named[f"layers.{layer}.attention"] == digests[1]
         assert named[f"layers.{layer}.feed_forward_norm"] == digests[2]
         assert named[f"layers.{layer}.feed_forward.activation"] == digests[3]
     assert named["layers.1.mixer_norm"] == named["final_norm"] == digests[2]
-    assert named["tokens"] == digests[4]
+    assert (named["tokens"], named["candidates"]) == (digests[4], digests[5])
     for values in found.values():
         if KERNELS in values:
             assert hashlib.sha256(values[KERNELS]).hexdigest().encode() == values[KERNELS_SHA256]
@@ -109,7 +111,7 @@ def test_unequal_fields_do_not_share() -> None:
     assert KERNELS in found["layers.0.attention"]
     assert KERNELS in found["layers.1.attention"]
     assert found["layers.0.attention"][KERNELS_SHA256] != found["layers.1.attention"][KERNELS_SHA256]
-    assert len(compiler.asked) == 6
+    assert len(compiler.asked) == 7
 
 
 def test_equal_kernels_of_two_ops_are_carried_by_both() -> None:
@@ -117,7 +119,7 @@ def test_equal_kernels_of_two_ops_are_carried_by_both() -> None:
     model = graph_of()
     add_kernels(model, lambda sets: [b"the same"] * len(sets))
     carriers = [name for name, values in kernels_of(model).items() if KERNELS in values]
-    assert len(carriers) == 5
+    assert len(carriers) == 6
 
 
 def test_other_nodes_are_left_alone() -> None:

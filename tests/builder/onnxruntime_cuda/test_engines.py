@@ -39,7 +39,7 @@ from precast.plugins.device.serialize import from_bytes
 
 TinyLlama = Callable[..., Path]
 OPTIONS: dict[str, Any] = {"target": ("sm90",), "max_seq_len": 64, "max_batch_size": 4, "max_num_tokens": 32}
-OPS = ("GatedActivation", "GreedyTokens", "PagedAttention", "RmsNorm")
+OPS = ("GatedActivation", "GreedyTokens", "PagedAttention", "RmsNorm", "TopCandidates")
 
 
 def build(model: Path, output: Path, **options: Any) -> EngineManifest:
@@ -116,7 +116,7 @@ def test_the_graph_has_real_kernels(engine: Path) -> None:
                 names += [each.name for each in kernels if each.kind == "cubin"]
                 assert [each.name for each in kernels] == [name for name in names[-len(kernels) // 2 :] for _ in (0, 1)]
     attention = ["paged_attention_write", "paged_attention_context", "paged_attention_decode", "paged_attention_merge"]
-    assert len(names) == 1 + len(attention) + 1 + 1 + 2
+    assert len(names) == 1 + len(attention) + 1 + 1 + 2 + 2
     assert sorted(names)[0] == "gated_activation"
     assert names.count("rms_norm") == 2
 

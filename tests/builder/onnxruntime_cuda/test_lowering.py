@@ -86,12 +86,12 @@ def test_ties_and_nan_in_the_whole_network(first: float) -> None:
         assert set(outputs["tokens"][ties == 3]) == {3}
 
 
-def chosen(logits: Array, has_greedy_op: bool) -> tuple[NDArray[np.int32], Array]:
+def chosen(logits: Array, has_ops: bool) -> tuple[NDArray[np.int32], Array]:
     """`tokens` and `log_sums` of a network that has these logits as an input."""
     shape, dtype = ir.Shape(("num_logit_rows", logits.shape[1])), ir.TensorType(ir.DataType.FLOAT)
     value = ir.Value(name="logits", shape=shape, type=dtype)
     graph = ir.Graph([value], [value], nodes=[], opset_imports={"": 20, "ai.precast": 1}, name="choice")
-    _Choice(graph, value, logits.shape[1], has_greedy_op).emit()
+    _Choice(graph, value, logits.shape[1], has_ops).emit()
     evaluator = ReferenceEvaluator(ir.to_proto(ir.Model(graph, ir_version=10)), new_ops=list(OPS))
     with np.errstate(invalid="ignore"):
         outputs = dict(zip(evaluator.output_names, evaluator.run(None, {"logits": logits}), strict=True))
@@ -113,8 +113,8 @@ def test_the_op_chooses_what_the_reductions_do() -> None:
         [3e38] * 9,
     ]
     logits = np.array(rows, np.float32)
-    tokens, log_sums = chosen(logits, has_greedy_op=True)
-    expected_tokens, expected_log_sums = chosen(logits, has_greedy_op=False)
+    tokens, log_sums = chosen(logits, has_ops=True)
+    expected_tokens, expected_log_sums = chosen(logits, has_ops=False)
     assert tokens.tolist() == expected_tokens.tolist()
     np.testing.assert_allclose(log_sums, expected_log_sums, rtol=1e-6, atol=1e-5)
     assert (tokens.dtype.name, log_sums.dtype.name) == ("int32", "float32")
@@ -124,8 +124,8 @@ def test_the_op_chooses_what_the_reductions_do() -> None:
 def test_what_the_reductions_make_of_infinities_the_op_says_too() -> None:
     """But for a row of -infinity alone, whose sum the reductions call NaN."""
     logits = np.array([[1.0, INF, 0.0, INF], [-INF] * 4], np.float32)
-    tokens, log_sums = chosen(logits, has_greedy_op=True)
-    assert tokens.tolist() == chosen(logits, has_greedy_op=False)[0].tolist() == [1, 0]
+    tokens, log_sums = chosen(logits, has_ops=True)
+    assert tokens.tolist() == chosen(logits, has_ops=False)[0].tolist() == [1, 0]
     assert np.isnan(log_sums[0])
     assert log_sums[1] == -INF
 

@@ -16,6 +16,7 @@ from precast.checkpoints.ranks.rank_model import whole_model
 from precast.plugins.gated_activation.reference import gated_activation
 from precast.plugins.gated_activation.schema import GatedActivationAttributes
 from precast.plugins.greedy_tokens.reference import greedy_tokens
+from precast.plugins.top_candidates.reference import top_candidates
 from tests.builder.tensorrt.worlds import WIDE
 
 Array = NDArray[Any]
@@ -88,5 +89,13 @@ class GreedyTokens(OpRun):
         return greedy_tokens(logits)
 
 
-OPS: tuple[type[OpRun], ...] = (RmsNorm, GatedActivation, GreedyTokens)
+class TopCandidates(OpRun):
+    op_domain = "ai.precast"
+
+    def _run(self, logits: Array, *, vocab_size: int, num_candidates: int) -> tuple[Array, Array]:
+        assert (logits.shape[1], logits.dtype.name) == (vocab_size, "float32")
+        return top_candidates(logits, num_candidates)
+
+
+OPS: tuple[type[OpRun], ...] = (RmsNorm, GatedActivation, GreedyTokens, TopCandidates)
 """Beside PagedAttention and collectives."""

@@ -19,6 +19,7 @@ from precast.plugins.greedy_tokens.reference import greedy_tokens
 from precast.plugins.onnxruntime.kinds import KINDS
 from precast.plugins.onnxruntime.op_kind import OpKind, Tools
 from precast.plugins.paged_attention.reference import paged_attention
+from precast.plugins.top_candidates.reference import top_candidates
 from tests.runtime.tensorrt.fake_cuda.errors import Unfinished
 
 Array = NDArray[Any]
@@ -74,11 +75,21 @@ def _paged_attention(fields: Any, tools: Tools, call: OpCall) -> None:
     at(call.outputs[0], output.shape, np.float16)[...] = output
 
 
+def _top_candidates(fields: Any, tools: Tools, call: OpCall) -> None:
+    (rows, vocab_size), num_candidates = call.shapes[0], fields.num_candidates
+    assert vocab_size == fields.vocab_size
+    at(call.workspace_address, (4,), np.uint8)[...] = 0xA5
+    ids, logits = top_candidates(at(call.inputs[0], call.shapes[0], np.float32), num_candidates)
+    at(call.outputs[0], (rows, num_candidates), np.int32)[...] = ids
+    at(call.outputs[1], (rows, num_candidates), np.float32)[...] = logits
+
+
 _RUNS: dict[str, Callable[[Any, Tools, OpCall], None]] = {
     "RmsNorm": _rms_norm,
     "GatedActivation": _gated_activation,
     "GreedyTokens": _greedy_tokens,
     "PagedAttention": _paged_attention,
+    "TopCandidates": _top_candidates,
 }
 
 

@@ -263,7 +263,14 @@ def test_no_step_takes_memory_or_waits(name: str, lives: Lives) -> None:
 DECODE = ["paged_attention_write", "paged_attention_decode", "paged_attention_merge"]
 CONTEXT = ["paged_attention_write", "paged_attention_context", *DECODE[1:]]
 FEED_FORWARD = ["rms_norm", "product", "gated_activation", "product"]
-LAST = ["rms_norm", "product", "greedy_tokens_partial", "greedy_tokens_merge"]
+LAST = [
+    "rms_norm",
+    "product",
+    "top_candidates_select",
+    "top_candidates_sort",
+    "greedy_tokens_partial",
+    "greedy_tokens_merge",
+]
 
 
 def layers(attention: list[str], count: int) -> list[str]:
@@ -318,5 +325,5 @@ def test_real_kernels_are_loaded_once(lives: Lives) -> None:
     """The machine code for the GPU, of each set once though two layers share it: norms with and without a residual,
     four of attention, activation, and two of tokens."""
     life = lives(REAL)
-    assert life.modules == [b"\x7fELF".hex()] * 9
+    assert life.modules == [b"\x7fELF".hex()] * 11
     assert what_computes(recorded(life.steps["decode"])) == [*layers(DECODE, 2), *LAST]

@@ -29,7 +29,6 @@ BUILTIN_OPS = (
     "Reshape",
     "Slice",
     "Sub",
-    "TopK",
     "Transpose",
     "Unsqueeze",
     "Where",
@@ -49,7 +48,7 @@ def cuda_passes(plan: BuildPlan) -> tuple[Pass, ...]:
         LowerEmbeddings(plan),
         LowerAttention(plan, is_plugin=False),
         LowerCollectives(plan, is_plugin=False),
-        ChooseTokens(plan, has_greedy_op=True),
+        ChooseTokens(plan, has_ops=True),
         DropUnreadInputs(),
         CheckLowered("device cuda", BUILTIN_OPS, CUDA_OPS),
     )

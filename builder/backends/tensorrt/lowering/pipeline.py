@@ -62,6 +62,6 @@ def tensorrt_passes(plan: BuildPlan) -> tuple[Pass, ...]:
         LowerEmbeddings(plan),
         LowerAttention(plan, is_plugin=True),
         LowerCollectives(plan, is_plugin=True),
-        ChooseTokens(plan, has_greedy_op=False),
+        ChooseTokens(plan, has_ops=False),
         CheckLowered("TensorRT", BUILTIN_OPS, TENSORRT_OPS),
     )

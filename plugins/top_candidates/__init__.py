@@ -1,0 +1,1 @@
+"""TopCandidates: of each row of logits the largest and their ids, in descending order."""
