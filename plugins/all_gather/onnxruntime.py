@@ -3,8 +3,7 @@
 from precast.plugins.all_gather import schema
 from precast.plugins.all_gather.device import AllGatherFields, run_all_gather
 from precast.plugins.device.op_call import OpCall
-from precast.plugins.device.op_fields import field_types
-from precast.plugins.onnxruntime.op_kind import OpKind, Shapes, Tools, fields_reader
+from precast.plugins.onnxruntime.op_kind import Shapes, Tools, make_kind
 
 
 def _output_shapes(fields: AllGatherFields, shapes: Shapes) -> Shapes:
@@ -15,13 +14,11 @@ def _run(fields: AllGatherFields, tools: Tools, call: OpCall) -> None:
     run_all_gather(fields, tools.group(), call)
 
 
-_ATTRIBUTES = field_types(AllGatherFields)
-KIND = OpKind(
-    name=schema.NAME,
+KIND = make_kind(
+    schema,
+    AllGatherFields,
     inputs=("half",),
     outputs=("half",),
-    attributes=_ATTRIBUTES,
-    read_fields=fields_reader(AllGatherFields, _ATTRIBUTES),
     output_shapes=_output_shapes,
     run=_run,
 )

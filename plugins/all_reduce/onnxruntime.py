@@ -5,8 +5,7 @@ from precast.plugins.all_reduce.device import AllReduceFields, run_all_reduce
 from precast.plugins.collectives.device.one_shot import one_shot_specs
 from precast.plugins.device.kernel_spec import KernelSpec
 from precast.plugins.device.op_call import OpCall
-from precast.plugins.device.op_fields import field_types
-from precast.plugins.onnxruntime.op_kind import OpKind, Shapes, Tools, fields_reader
+from precast.plugins.onnxruntime.op_kind import Shapes, Tools, make_kind
 
 
 def _specs(fields: AllReduceFields) -> tuple[KernelSpec, ...]:
@@ -23,13 +22,11 @@ def _run(fields: AllReduceFields, tools: Tools, call: OpCall) -> None:
     run_all_reduce(fields, tools.group(), tools.launcher, rows * features, call.inputs[0], call.outputs[0], call.stream)
 
 
-_ATTRIBUTES = field_types(AllReduceFields)
-KIND = OpKind(
-    name=schema.NAME,
+KIND = make_kind(
+    schema,
+    AllReduceFields,
     inputs=("half",),
     outputs=("half",),
-    attributes=_ATTRIBUTES,
-    read_fields=fields_reader(AllReduceFields, _ATTRIBUTES),
     output_shapes=_output_shapes,
     run=_run,
     specs=_specs,

@@ -1,11 +1,10 @@
 """GreedyTokens as a custom op of ONNX Runtime on a device."""
 
 from precast.plugins.device.op_call import OpCall
-from precast.plugins.device.op_fields import field_types
 from precast.plugins.greedy_tokens import schema
 from precast.plugins.greedy_tokens.device.launches import kernel_specs, run_greedy_tokens, workspace
 from precast.plugins.greedy_tokens.device.op_fields import GreedyTokensFields
-from precast.plugins.onnxruntime.op_kind import OpKind, Shapes, Tools, fields_reader
+from precast.plugins.onnxruntime.op_kind import Shapes, Tools, make_kind
 
 
 def _output_shapes(fields: GreedyTokensFields, shapes: Shapes) -> Shapes:
@@ -21,13 +20,11 @@ def _workspace_bytes(fields: GreedyTokensFields, shapes: Shapes) -> int:
     return workspace(fields, shapes[0][0]).size_bytes
 
 
-_ATTRIBUTES = field_types(GreedyTokensFields)
-KIND = OpKind(
-    name=schema.NAME,
+KIND = make_kind(
+    schema,
+    GreedyTokensFields,
     inputs=("float32",),
     outputs=("int32", "float32"),
-    attributes=_ATTRIBUTES,
-    read_fields=fields_reader(GreedyTokensFields, _ATTRIBUTES),
     output_shapes=_output_shapes,
     run=_run,
     specs=kernel_specs,

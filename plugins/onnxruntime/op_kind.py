@@ -11,7 +11,7 @@ from precast.plugins.collectives.device.group import DeviceGroup
 from precast.plugins.device.kernel_spec import KernelSpec
 from precast.plugins.device.launcher import Launcher
 from precast.plugins.device.op_call import OpCall
-from precast.plugins.device.op_fields import FieldType
+from precast.plugins.device.op_fields import FieldType, field_types
 
 TensorKind = Literal["half", "int32", "float32"]
 """half: the dtype of the engine's activations, bfloat16 or float16."""
@@ -63,10 +63,23 @@ class OpKind:
     num_optional_outputs: int = 0
 
 
-def fields_reader(fields_class: type[Any], attributes: Mapping[str, FieldType]) -> Callable[[Mapping[str, Any]], Any]:
-    """Reads a dataclass whose fields are the attributes."""
+class Op(Protocol):
+    """A schema module."""
+
+    @property
+    def NAME(self) -> str: ...  # noqa: N802 - a module's constant
+
+
+def make_kind(op: Op, fields_class: type[Any], **rest: Any) -> OpKind:
+    """The kind of an op whose attributes are the fields of a dataclass, which it is specialised by.
+
+    Args:
+        op: Its schema.
+        rest: The other members of OpKind.
+    """
+    attributes = field_types(fields_class)
 
     def read(values: Mapping[str, Any]) -> Any:
         return fields_class(**{name: values[name] for name in attributes})
 
-    return read
+    return OpKind(name=op.NAME, attributes=attributes, read_fields=read, **rest)

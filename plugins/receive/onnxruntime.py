@@ -1,8 +1,7 @@
 """Receive as a custom op of ONNX Runtime on a device."""
 
 from precast.plugins.device.op_call import OpCall
-from precast.plugins.device.op_fields import field_types
-from precast.plugins.onnxruntime.op_kind import OpKind, Shapes, Tools, fields_reader
+from precast.plugins.onnxruntime.op_kind import Shapes, Tools, make_kind
 from precast.plugins.receive import schema
 from precast.plugins.receive.device import ReceiveFields, run_receive
 
@@ -15,13 +14,11 @@ def _run(fields: ReceiveFields, tools: Tools, call: OpCall) -> None:
     run_receive(fields, tools.group(), call)
 
 
-_ATTRIBUTES = field_types(ReceiveFields)
-KIND = OpKind(
-    name=schema.NAME,
+KIND = make_kind(
+    schema,
+    ReceiveFields,
     inputs=("int32",),
     outputs=("half",),
-    attributes=_ATTRIBUTES,
-    read_fields=fields_reader(ReceiveFields, _ATTRIBUTES),
     output_shapes=_output_shapes,
     run=_run,
 )

@@ -1,8 +1,7 @@
 """RmsNorm as a custom op of ONNX Runtime on a device."""
 
 from precast.plugins.device.op_call import OpCall
-from precast.plugins.device.op_fields import field_types
-from precast.plugins.onnxruntime.op_kind import OpKind, Shapes, Tools, fields_reader
+from precast.plugins.onnxruntime.op_kind import Shapes, Tools, make_kind
 from precast.plugins.rms_norm import schema
 from precast.plugins.rms_norm.device.launches import kernel_specs, run_rms_norm
 from precast.plugins.rms_norm.device.op_fields import RmsNormFields
@@ -17,13 +16,11 @@ def _run(fields: RmsNormFields, tools: Tools, call: OpCall) -> None:
     run_rms_norm(fields, tools.launcher(), call)
 
 
-_ATTRIBUTES = field_types(RmsNormFields)
-KIND = OpKind(
-    name=schema.NAME,
+KIND = make_kind(
+    schema,
+    RmsNormFields,
     inputs=("half", "half", "half"),
     outputs=("half", "half"),
-    attributes=_ATTRIBUTES,
-    read_fields=fields_reader(RmsNormFields, _ATTRIBUTES),
     output_shapes=_output_shapes,
     run=_run,
     specs=kernel_specs,

@@ -1,8 +1,7 @@
 """Send as a custom op of ONNX Runtime on a device."""
 
 from precast.plugins.device.op_call import OpCall
-from precast.plugins.device.op_fields import field_types
-from precast.plugins.onnxruntime.op_kind import OpKind, Shapes, Tools, fields_reader
+from precast.plugins.onnxruntime.op_kind import Shapes, Tools, make_kind
 from precast.plugins.send import schema
 from precast.plugins.send.device import SendFields, run_send
 
@@ -16,13 +15,11 @@ def _run(fields: SendFields, tools: Tools, call: OpCall) -> None:
     run_send(fields, tools.group(), call)
 
 
-_ATTRIBUTES = field_types(SendFields)
-KIND = OpKind(
-    name=schema.NAME,
+KIND = make_kind(
+    schema,
+    SendFields,
     inputs=("half",),
     outputs=("int32",),
-    attributes=_ATTRIBUTES,
-    read_fields=fields_reader(SendFields, _ATTRIBUTES),
     output_shapes=_output_shapes,
     run=_run,
 )

@@ -1,8 +1,7 @@
 """TopCandidates as a custom op of ONNX Runtime on a device."""
 
 from precast.plugins.device.op_call import OpCall
-from precast.plugins.device.op_fields import field_types
-from precast.plugins.onnxruntime.op_kind import OpKind, Shapes, Tools, fields_reader
+from precast.plugins.onnxruntime.op_kind import Shapes, Tools, make_kind
 from precast.plugins.top_candidates import schema
 from precast.plugins.top_candidates.device.launches import kernel_specs, run_top_candidates, workspace
 from precast.plugins.top_candidates.device.op_fields import TopCandidatesFields
@@ -20,13 +19,11 @@ def _workspace_bytes(fields: TopCandidatesFields, shapes: Shapes) -> int:
     return workspace(fields, shapes[0][0]).size_bytes
 
 
-_ATTRIBUTES = field_types(TopCandidatesFields)
-KIND = OpKind(
-    name=schema.NAME,
+KIND = make_kind(
+    schema,
+    TopCandidatesFields,
     inputs=("float32",),
     outputs=("int32", "float32"),
-    attributes=_ATTRIBUTES,
-    read_fields=fields_reader(TopCandidatesFields, _ATTRIBUTES),
     output_shapes=_output_shapes,
     run=_run,
     specs=kernel_specs,

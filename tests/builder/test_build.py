@@ -205,7 +205,9 @@ class TestErrors:
         assert files(tmp_path / "engine") == files(tmp_path / "other")
 
     def test_an_unknown_backend(self, tiny_llama: TinyLlama, tmp_path: Path) -> None:
-        with pytest.raises(BuildError, match=r"^backend 'cuda' is unknown; known: onnxruntime, tensorrt$"):
+        with pytest.raises(
+            BuildError, match=r"^backend 'cuda' is unknown; known: onnxruntime, onnxruntime-cuda, tensorrt$"
+        ):
             build(tiny_llama("gqa"), tmp_path / "engine", backend="cuda")
         assert not list(tmp_path.iterdir())
 

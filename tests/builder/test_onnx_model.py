@@ -105,6 +105,8 @@ def test_every_value_has_a_shape_and_a_type() -> None:
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    assert BACKENDS == ("onnxruntime", "tensorrt")
-    with pytest.raises(BuildError, match=r"^backend 'tensorflow' is unknown; known: onnxruntime, tensorrt$"):
+    assert BACKENDS == ("onnxruntime", "onnxruntime-cuda", "tensorrt")
+    with pytest.raises(
+        BuildError, match=r"^backend 'tensorflow' is unknown; known: onnxruntime, onnxruntime-cuda, tensorrt$"
+    ):
         get_backend("tensorflow")
