@@ -8,7 +8,9 @@ shapes.py        the shapes that steps are padded to
 buffers.py       where inputs and outputs of a step lie, on the host and on the device
 network.py       what a session asks of a network, and graphs of its steps
 toolkit.py       what runs networks, and the CUDA driver; refuses what an engine needs and is not here
-open_engine.py   opens a rank: network, weights, KV pools, memory for steps
+open_engine.py   opens a rank: network, weights, memory for steps
+kv_pools.py      KV pools: how many blocks, and their memory
+layer_outputs.py what layers give, for `precast verify --backend tensorrt`
 warm.py          runs all shapes once, for `precast warm`; the largest step
 device.py        the GPU: memory, a stream, events, graphs
 

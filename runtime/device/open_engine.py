@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from precast.checkpoints.engine_kv import kv_memories, kv_page_bytes
 from precast.checkpoints.engine_manifest import EngineManifest
 from precast.checkpoints.weights_reader import read_weights_index
 from precast.plugins.collectives.device.group import GroupError
@@ -18,18 +17,13 @@ from precast.plugins.collectives.device.nccl_group import NcclGroup
 from precast.plugins.collectives.device.open_group import open_group
 from precast.runtime.device.buffers import StepInputs, StepOutputs
 from precast.runtime.device.device import Device
+from precast.runtime.device.kv_pools import KvPools, allocate_pools, count_blocks
 from precast.runtime.device.network import Network
 from precast.runtime.device.session import SLOTS, DeviceBuffers, DeviceSession, Slot
 from precast.runtime.device.shapes import ShapeBook
 from precast.runtime.device.toolkit import RankPlace, Toolkit
 from precast.runtime.device.warm import rehearsal_steps
-from precast.runtime.errors import ErrorCode, NativeError, make_error
-
-FREE_MEMORY_FRACTION = 0.9
-"""Of what is left when the network is loaded: what KV pools take where nobody says how much. The rest is for what the
-driver and other processes still need."""
-MAX_BLOCKS = (1 << 30) - 1
-"""What the library takes."""
+from precast.runtime.errors import ErrorCode, make_error
 
 SENT_ROWS = "sent_rows"
 """The output of a stage that is not the last."""
@@ -95,6 +89,23 @@ def open_session(engine: Path, manifest: EngineManifest, toolkit: Toolkit, limit
         return opened
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """What steps of the engine are, and their memory."""
+
+    inputs: StepInputs
+    outputs: StepOutputs | None
+    shapes: ShapeBook
+    buffers: DeviceBuffers
+    slots: tuple[Slot, ...]
+    group: NcclGroup | None
+
+    def session(self, device: Device, network: Network, pools: KvPools) -> DeviceSession:
+        """On these pools, to which the network is bound."""
+        inputs = self.inputs.with_scratch_block(pools.num_blocks)
+        return DeviceSession(device, network, inputs, self.outputs, self.shapes, self.buffers, self.slots, self.group)
+
+
 class _Opening:
     """One engine while it is opened on one device."""
 
@@ -137,14 +148,14 @@ class _Opening:
             addresses |= dict.fromkeys(set(network.outputs) & {SENT_ROWS}, buffers.choices)
         layer_outputs = self._allocate_layer_outputs(network)
         addresses |= layer_outputs
+        steps = _Steps(inputs, outputs, book, buffers, slots, group)
         if network.grows_when_run:
-            self._rehearse(network, addresses, inputs, outputs, book, buffers, slots, width, group)
-        pool_shapes, pools, num_blocks = self._allocate_pools(self._num_blocks())
-        network.bind(pool_shapes, addresses | pools)
+            self._rehearse(network, addresses, steps, width)
+        num_blocks = count_blocks(device, manifest, limits.rank, limits.kv_cache_bytes)
+        pools = allocate_pools(device, self._files.kv_caches, num_blocks)
+        network.bind(pools.shapes, {**addresses, **pools.addresses})
         device.synchronize()
-        session = DeviceSession(
-            device, network, inputs.with_scratch_block(num_blocks), outputs, book, buffers, slots, group
-        )
+        session = steps.session(device, network, pools)
         return OpenedSession(session, num_blocks, device.name, network, device, layer_outputs)
 
     def _join_ranks(self) -> NcclGroup | None:
@@ -200,32 +211,19 @@ class _Opening:
         rows = self._limits.max_num_tokens
         return {name: self._device.allocate(2 * rows * network.shape_of(name)[1], "what layers give") for name in names}
 
-    def _rehearse(
-        self,
-        network: Network,
-        addresses: dict[str, int],
-        inputs: StepInputs,
-        outputs: StepOutputs | None,
-        book: ShapeBook,
-        buffers: DeviceBuffers,
-        slots: tuple[Slot, ...],
-        width: int,
-        group: NcclGroup | None,
-    ) -> None:
+    def _rehearse(self, network: Network, addresses: Mapping[str, int], steps: _Steps, width: int) -> None:
         """Run the largest steps, with pools of one block: what they take of memory is taken before KV pools are."""
-        if self._limits.exchange is not None:
-            self._limits.exchange(b"loaded")  # or a rank that loads for longer would be missed in a sum
-        pool_shapes, pools, num_blocks = self._allocate_pools(1)
-        network.bind(pool_shapes, addresses | pools)
-        inputs = inputs.with_scratch_block(num_blocks)
-        session = DeviceSession(self._device, network, inputs, outputs, book, buffers, slots, group)
         limits, longest = self._limits, width * self._manifest.build.tokens_per_block
-        for step in rehearsal_steps(limits.max_batch_size, limits.max_num_tokens, longest, width, len(inputs.tables)):
+        if limits.exchange is not None:
+            limits.exchange(b"loaded")  # or a rank that loads for longer would be missed in a sum
+        pools = allocate_pools(self._device, self._files.kv_caches, 1)
+        network.bind(pools.shapes, {**addresses, **pools.addresses})
+        session, num_groups = steps.session(self._device, network, pools), len(self._files.kv_groups)
+        for step in rehearsal_steps(limits.max_batch_size, limits.max_num_tokens, longest, width, num_groups):
             session.enqueue(step)
             session.collect(step.id)
         self._device.synchronize()
-        for address in dict.fromkeys(pools.values()):
-            self._device.release(address)
+        pools.release(self._device)
 
     def _outputs_of(self, network: Network) -> StepOutputs | None:
         if "logits" not in network.outputs:
@@ -261,49 +259,3 @@ class _Opening:
             for _ in range(max(SLOTS, self._manifest.mapping.pipeline_parallel_size))
         )
         return buffers, slots
-
-    def _num_blocks(self) -> int:
-        """How many KV blocks there are: as many as all ranks are to have, or as this one has room for."""
-        wanted = self._limits.kv_cache_bytes
-        page_bytes = kv_page_bytes(self._files.kv_caches)
-        total_bytes = sum(kv_page_bytes(rank.kv_caches) for rank in self._manifest.ranks)
-        if total_bytes == 0:
-            return 1
-        if wanted:
-            if wanted < total_bytes:
-                raise NativeError(
-                    ErrorCode.RESOURCE_EXHAUSTED,
-                    f"kv_cache_bytes is {wanted}, and a KV block of all ranks takes {total_bytes}: give at least that",
-                )
-            return min(wanted // total_bytes, MAX_BLOCKS)
-        if page_bytes == 0:  # a stage without attention takes as many as the others have
-            return MAX_BLOCKS
-        free = self._device.free_bytes()
-        blocks = int(FREE_MEMORY_FRACTION * free) // page_bytes - 1
-        if blocks < 1:
-            raise NativeError(
-                ErrorCode.RESOURCE_EXHAUSTED,
-                f"{self._device.name}: {free} bytes of memory are free when the network is loaded, and a KV block "
-                f"takes {page_bytes}: free some, or use a GPU with more",
-            )
-        return min(blocks, MAX_BLOCKS)
-
-    def _allocate_pools(self, blocks: int) -> tuple[dict[str, tuple[int, ...]], dict[str, int], int]:
-        """Shapes and addresses of pools, by the names of inputs and outputs; how many blocks they have.
-
-        Pools have one block more, which belongs to nobody.
-        """
-        caches = self._files.kv_caches
-        memories = kv_memories(caches)
-        shapes: dict[str, tuple[int, ...]] = {}
-        addresses: dict[str, int] = {}
-        for sharing in memories:
-            block_bytes = caches[sharing[0]].block_bytes
-            address = self._device.allocate((blocks + 1) * block_bytes, "the KV cache")
-            # What is never written is multiplied by weights of 0, which must not meet NaN.
-            self._device.fill(address, (blocks + 1) * block_bytes)
-            for index in sharing:
-                name = caches[index].name
-                shapes[name] = (blocks + 1, block_bytes // 2)
-                addresses[name] = addresses[f"{name}.out"] = address
-        return shapes, addresses, blocks

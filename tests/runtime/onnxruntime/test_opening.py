@@ -10,7 +10,7 @@ from precast.checkpoints.engine_dir import read_manifest
 from precast.checkpoints.engine_kv import kv_page_bytes
 from precast.plugins.device.driver import DeviceError
 from precast.runtime import EngineLoadError
-from precast.runtime.device.open_engine import FREE_MEMORY_FRACTION
+from precast.runtime.device.kv_pools import FREE_MEMORY_FRACTION
 from precast.runtime.errors import ErrorCode, NativeError
 from tests.runtime.onnxruntime.cpu_provider import RUN
 from tests.runtime.tensorrt.fake_cuda.machine import MACHINE

@@ -13,7 +13,7 @@ import pytest
 from precast.checkpoints.engine_dir import read_manifest
 from precast.checkpoints.engine_kv import kv_page_bytes
 from precast.plugins.device.driver import DeviceError
-from precast.runtime.device.open_engine import FREE_MEMORY_FRACTION
+from precast.runtime.device.kv_pools import FREE_MEMORY_FRACTION
 from precast.runtime.errors import EngineLoadError, ErrorCode, NativeError
 from tests.runtime.tensorrt.fake_cuda.machine import MACHINE
 from tests.runtime.tensorrt.fake_engine import put_fakes_in_place
