@@ -4,28 +4,23 @@
 
 Decoding is bound by memory: its floor is the bytes of K and V over the bandwidth of a copy on this GPU. A prompt is
 bound by the tensor cores: its row gives the rate of its products, half of the square, to be set against the data sheet.
-Each figure is the median of repeated runs of the op's launches, timed by events on the stream.
+Each figure is the median of repeated runs of the op's launches, recorded as a graph and timed by events on the stream.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gpu import measure_bandwidth
-from precast.plugins.device.compile_triton import compile_kernels
-from precast.plugins.device.driver import call_driver, device_capability
-from precast.plugins.device.launcher import Launcher
+from gpu_timing import Gpu
 from precast.plugins.paged_attention.device.kernels import kernel_specs
 from precast.plugins.paged_attention.device.launches import StepShape, launches, workspace
 from precast.plugins.paged_attention.schema import PagedAttentionAttributes
 
-RUNS = 30
 TOKENS_PER_BLOCK = 64
 
 
@@ -44,25 +39,16 @@ class Heads:
 
 
 class Bench:
-    """The kernels of one layer, on GPU 0."""
+    """The kernels of one layer."""
 
-    def __init__(self, heads: Heads) -> None:
-        from cuda.bindings import driver
-
-        self._driver: Any = driver
-        self._call("cuInit", 0)
-        device = self._call("cuDeviceGet", 0)
-        self._call("cuCtxSetCurrent", self._call("cuDevicePrimaryCtxRetain", device))
-        self._op = heads.attributes()
+    def __init__(self, gpu: Gpu, heads: Heads) -> None:
+        self._gpu, self._op = gpu, heads.attributes()
         specs = kernel_specs(self._op, heads.head_dim, 1, has_norm=False, has_sinks=False)
-        self._launcher = Launcher(
-            driver, compile_kernels(specs, [f"sm_{device_capability(driver, device)}"], ptx=False)
-        )
-        self._events = [self._call("cuEventCreate", driver.CUevent_flags.CU_EVENT_DEFAULT) for _ in range(2)]
+        self._launcher = gpu.launcher(specs)
 
     def seconds(self, sequences: int, context: int, rows: int) -> float:
         """Median time of a step of so many sequences with this context, each with so many rows."""
-        op = self._op
+        op, gpu = self._op, self._gpu
         blocks = -(-context // TOKENS_PER_BLOCK)
         shape = StepShape(sequences * rows, sequences, blocks)
         tables = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
@@ -79,39 +65,18 @@ class Bench:
             "workspace": workspace(op, shape).size_bytes,
             **{name: array.nbytes for name, array in arrays.items()},
         }
-        memory = {name: self._call("cuMemAlloc", size) for name, size in sizes.items()}
-        try:
-            addresses = {name: int(address) for name, address in memory.items()}
-            for name in ("qkv", "kv"):
-                self._call("cuMemsetD8", memory[name], 0, sizes[name])
+        with gpu.memory(sizes) as addresses:
             for name, array in arrays.items():
-                self._call("cuMemcpyHtoD", addresses[name], array.ctypes.data, array.nbytes)
+                gpu.call("cuMemcpyHtoD", addresses[name], array.ctypes.data, array.nbytes)
             for region in workspace(op, shape).regions:
                 addresses[region.name] = addresses["workspace"] + region.offset
             steps = launches(op, shape, has_rope=True, has_norm=False, has_sinks=False)
 
             def run() -> None:
                 for launch in steps:
-                    self._launcher.launch(launch, addresses, stream=0)
+                    self._launcher.launch(launch, addresses, gpu.stream)
 
-            return self._time(run)
-        finally:
-            for address in memory.values():
-                self._call("cuMemFree", address)
-
-    def _time(self, run: Callable[[], None]) -> float:
-        start, end = self._events
-        times = []
-        for _ in range(RUNS + 3):
-            self._call("cuEventRecord", start, 0)
-            run()
-            self._call("cuEventRecord", end, 0)
-            self._call("cuEventSynchronize", end)
-            times.append(float(self._call("cuEventElapsedTime", start, end)) / 1e3)
-        return statistics.median(times[3:])
-
-    def _call(self, name: str, *arguments: object) -> Any:
-        return call_driver(self._driver, name, *arguments)
+            return gpu.seconds(run)
 
 
 def main() -> None:
@@ -122,7 +87,7 @@ def main() -> None:
     args = parser.parse_args()
     heads = Heads(*args.heads)
     name, bandwidth = measure_bandwidth()
-    bench = Bench(heads)
+    bench = Bench(Gpu(), heads)
     print(f"{name}: {bandwidth / 1e9:.0f} GB/s, {heads}\n")
     print("| step | microseconds | of the floor | TFLOP/s |")
     print("| --- | --- | --- | --- |")
