@@ -1,7 +1,7 @@
 """Fixtures that every room's tests use."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -49,3 +49,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu") and not num_gpus():
             item.add_marker(pytest.mark.skip(reason="there is no NVIDIA GPU here"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    _file_of(item).stash.setdefault(_PYTHON_PATH, os.environ.get("PYTHONPATH"))
+    yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
+    """A file that leaves PYTHONPATH changed would have the processes of all later tests find its fakes."""
+    yield
+    file, left = _file_of(item), os.environ.get("PYTHONPATH")
+    is_last = nextitem is None or _file_of(nextitem) is not file
+    if is_last and left != file.stash[_PYTHON_PATH]:
+        pytest.fail(f"{file.name} leaves PYTHONPATH as {left!r}, which was {file.stash[_PYTHON_PATH]!r}")
+
+
+def _file_of(item: pytest.Item) -> pytest.Item | pytest.Collector:
+    return item.getparent(pytest.File) or item
+
+
+_PYTHON_PATH = pytest.StashKey[str | None]()

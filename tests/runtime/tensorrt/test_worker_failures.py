@@ -131,13 +131,13 @@ def test_a_python_that_has_no_precast(engine_path: Path, tmp_path: Path) -> None
     assert any("No module named precast" in line for line in lines)
 
 
-def test_another_version_of_tensorrt(engine_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_of_tensorrt(engine_path: Path, tmp_path: Path) -> None:
     """A package before the fake one, with the same name and another version."""
     package = tmp_path / "packages" / "tensorrt_rtx"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("__version__ = '9.9'\n")
-    with fake_workers(tmp_path):
-        monkeypatch.setenv("PYTHONPATH", f"{package.parent}:{os.environ['PYTHONPATH']}")
+    with fake_workers(tmp_path), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{package.parent}:{os.environ['PYTHONPATH']}")
         error = refused(engine_path)
     assert type(error) is EngineLoadError
     assert (
