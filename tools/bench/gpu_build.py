@@ -1,7 +1,7 @@
-"""Builds one checkpoint for TensorRT in every format, and reports time, memory and the size of the plan.
+"""Builds one checkpoint for GPUs, in every format, and reports time, memory and the size of the engine.
 
     python tools/bench/make_checkpoint.py build/bench/llama-1.1b
-    python tools/bench/tensorrt_build.py build/bench/llama-1.1b
+    python tools/bench/gpu_build.py build/bench/llama-1.1b
 
 It needs no GPU. Each build is a process of its own; its memory is sampled ten times a second, over the process and its
 children: private memory (what the build costs) and mapped files (weights that the system may drop again).
@@ -22,8 +22,14 @@ from pathlib import Path
 
 from memory import process_tree_usage
 
-FORMATS = (None, "int8", "int4", "fp8", "nvfp4")
-TARGETS = {None: "portable", "int8": "portable", "int4": "portable", "fp8": "sm89,sm120", "nvfp4": "sm120"}
+TARGETS = {"int8": "portable", "int4": "portable", "fp8": "sm89,sm120", "nvfp4": "sm120"}
+BUILDS: dict[str, list[str]] = {
+    "bfloat16": ["--backend", "tensorrt"],
+    **{name: ["--backend", "tensorrt", "--quant", name, "--target", TARGETS[name]] for name in TARGETS},
+    "bfloat16, separate": ["--backend", "tensorrt", "--weights", "separate"],
+    "bfloat16, device cuda": ["--device", "cuda"],
+}
+"""Rows and their options."""
 SAMPLES_PER_S = 10
 
 
@@ -36,11 +42,11 @@ class Row:
     seconds: float
     peak_private_bytes: int
     peak_mapped_bytes: int
-    plan_bytes: int
+    graph_bytes: int
     weights_bytes: int
 
     def text(self) -> str:
-        gigabytes = (self.peak_private_bytes, self.peak_mapped_bytes, self.plan_bytes, self.weights_bytes)
+        gigabytes = (self.peak_private_bytes, self.peak_mapped_bytes, self.graph_bytes, self.weights_bytes)
         return (
             f"| {self.name} | {self.target} | {self.seconds:.0f} | "
             + " | ".join(f"{size / 1e9:.2f}" for size in gigabytes)
@@ -52,20 +58,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--cold", action="store_true", help="compile kernels in each build")
-    parser.add_argument("--only", help="a row's name, such as int4 or separate")
+    parser.add_argument("--only", nargs="+", choices=BUILDS, default=list(BUILDS))
     args = parser.parse_args()
-    print("| weights | target | seconds | private memory GB | mapped files GB | plan GB | weights beside it GB |")
+    print(
+        "| weights | target | seconds | private memory GB | mapped files GB | plan or graph GB | weights beside it GB |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for quantization in FORMATS:
-        name = quantization or "bfloat16"
-        options = ["--target", TARGETS[quantization], *(["--quant", quantization] if quantization else [])]
-        if args.only in (None, name):
-            print(build(args.checkpoint, name, options, cold=args.cold).text(), flush=True)
-    if args.only in (None, "separate"):
-        print(build(args.checkpoint, "separate", ["--weights", "separate"], cold=args.cold).text(), flush=True)
+    for name in args.only:
+        print(build(args.checkpoint, name, cold=args.cold).text(), flush=True)
 
 
-def build(checkpoint: Path, name: str, options: list[str], *, cold: bool) -> Row:
+def build(checkpoint: Path, name: str, *, cold: bool) -> Row:
     """Build into a temporary directory beside the checkpoint, and delete it."""
     with tempfile.TemporaryDirectory(dir=checkpoint.parent) as directory:
         output, errors = Path(directory, "engine"), Path(directory, "errors")
@@ -75,22 +78,21 @@ def build(checkpoint: Path, name: str, options: list[str], *, cold: bool) -> Row
         command = [sys.executable, "-m", "precast", "build", str(checkpoint), "--output", str(output)]
         start = time.perf_counter()
         with errors.open("wb") as stderr:
-            process = subprocess.Popen(
-                [*command, "--backend", "tensorrt", *options], stdout=stderr, stderr=stderr, env=environment
-            )
+            process = subprocess.Popen([*command, *BUILDS[name]], stdout=stderr, stderr=stderr, env=environment)
             private, mapped = watch(process)
         seconds = time.perf_counter() - start
         if process.returncode:
             raise SystemExit(errors.read_text())
         rank = output / "rank0"
         weights = rank / "weights.bin"
+        (graph,) = (path for path in rank.iterdir() if path != weights)
         row = Row(
             name,
-            options[1] if options[0] == "--target" else "portable",
+            TARGETS.get(name, "portable"),
             seconds,
             private,
             mapped,
-            (rank / "model.plan").stat().st_size,
+            graph.stat().st_size,
             weights.stat().st_size if weights.exists() else 0,
         )
         shutil.rmtree(output)
