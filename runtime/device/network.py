@@ -108,8 +108,12 @@ class GraphBook:
 
     def forget(self) -> None:
         """The graphs are of addresses that are no more. Nothing may be running."""
-        self._graphs.clear()
+        self.close()
         self._device.drop_graphs()
+
+    def close(self) -> None:
+        """Nothing is launched any more. The graphs go with the device, which may have failed."""
+        self._graphs.clear()
 
 
 def say(message: str) -> None:

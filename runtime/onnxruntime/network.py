@@ -111,7 +111,7 @@ class OrtNetwork:
         return "nothing to keep: ONNX Runtime compiles nothing where it runs"
 
     def close(self) -> None:
-        self._graphs.forget()
+        self._graphs.close()
         self._bindings, self._any_binding = {}, None
         self._session.close()
         self._ops.close()

@@ -120,7 +120,7 @@ class PlanNetwork:
 
     def close(self) -> None:
         """Release everything of TensorRT's."""
-        self._graphs.forget()
+        self._graphs.close()
         self._contexts.clear()
         self._cache = self._engine = self._runtime = None
 

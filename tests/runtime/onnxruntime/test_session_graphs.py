@@ -21,6 +21,7 @@ from tests.runtime.tensorrt.test_session_graphs import (
     test_a_graph_is_replayed_beside_a_step_in_flight,
     test_a_padded_step_leaves_no_row_of_its_own,
     test_every_size_of_a_batch,
+    test_graphs_are_left_to_a_device_that_has_failed,
     test_padding_writes_the_scratch_block_and_nothing_else,
     test_steps_with_prompts_are_never_recorded,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "test_a_graph_is_replayed_beside_a_step_in_flight",
     "test_a_padded_step_leaves_no_row_of_its_own",
     "test_every_size_of_a_batch",
+    "test_graphs_are_left_to_a_device_that_has_failed",
     "test_padding_writes_the_scratch_block_and_nothing_else",
     "test_steps_with_prompts_are_never_recorded",
 ]

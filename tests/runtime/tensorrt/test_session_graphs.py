@@ -9,8 +9,10 @@ import pytest
 
 from precast.runtime.tensorrt.network import PlanNetwork
 from tests.runtime.tensorrt.fake_cuda.machine import MACHINE
+from tests.runtime.tensorrt.fake_cuda.types import CUresult
+from tests.runtime.tensorrt.fake_engine import put_fakes_in_place
 from tests.runtime.tensorrt.fake_packages.cuda.bindings import driver
-from tests.runtime.tensorrt.worlds import Array, FakeEngine, Logits, Piece, World, error, open_world
+from tests.runtime.tensorrt.worlds import Array, FakeEngine, Logits, Piece, World, error, open_engine, open_world
 
 PROMPTS = ([0, 17, 133, 42, 201, 7], [0, 5, 260, 260, 99, 3, 77], [7, 22, 4], [301, 8, 15, 16, 23])
 CLOSE = 0.004
@@ -177,6 +179,19 @@ def test_graphs_go_before_the_plan_that_they_run(fake_engine: FakeEngine, monkey
         decode(world, PROMPTS, (0,))
         decode(world, PROMPTS, (1, 2))
     assert destroyed == [2]
+
+
+def test_graphs_are_left_to_a_device_that_has_failed(fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call does anything any more: closing must end all the same, without an error of its own."""
+    put_fakes_in_place(monkeypatch)
+    world = World(*open_engine(fake_engine("float16")))
+    prefill(world, PROMPTS)
+    decode(world, PROMPTS, (0,))
+    assert count("cuGraphInstantiate") == 1
+    MACHINE.devices[0].failure = CUresult.CUDA_ERROR_LAUNCH_FAILED
+    world.session.close()
+    assert driver.misuse == []
+    driver.reset()
 
 
 # ------------------------------------------------------------------------------------------------------- without graphs
