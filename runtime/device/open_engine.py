@@ -219,9 +219,14 @@ class _Opening:
         pools = allocate_pools(self._device, self._files.kv_caches, 1)
         network.bind(pools.shapes, {**addresses, **pools.addresses})
         session, num_groups = steps.session(self._device, network, pools), len(self._files.kv_groups)
-        for step in rehearsal_steps(limits.max_batch_size, limits.max_num_tokens, longest, width, num_groups):
-            session.enqueue(step)
-            session.collect(step.id)
+        try:
+            for step in rehearsal_steps(limits.max_batch_size, limits.max_num_tokens, longest, width, num_groups):
+                session.enqueue(step)
+                session.collect(step.id)
+        except BaseException:
+            if steps.group is not None:
+                steps.group.abort()  # what waits for other ranks must end before the network goes
+            raise
         self._device.synchronize()
         pools.release(self._device)
 

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from precast import LLM, SamplingParams
+from precast.plugins.device.driver import DeviceError
 from precast.plugins.device.op_call import OpCall
 from precast.plugins.onnxruntime.kinds import KINDS
 from precast.plugins.onnxruntime.op_kind import Tools
 from precast.runtime import Engine, EngineLoadError, EngineOptions
+from precast.runtime.device.open_engine import _Opening
 from precast.runtime.errors import ErrorCode
 from tests.runtime.onnxruntime.cpu_kinds import Meetings, at
-from tests.runtime.onnxruntime.cpu_provider import NUM_REHEARSED, RUN
+from tests.runtime.onnxruntime.cpu_provider import NUM_REHEARSED, RUN, LazyNetwork
 from tests.runtime.tensorrt import fake_nccl
 from tests.runtime.tensorrt import test_several_ranks as of_tensorrt
 from tests.runtime.tensorrt.conftest import Continuation
@@ -171,6 +173,25 @@ def test_graphs_go_before_the_group(fake_engine: FakeEngine) -> None:
     (end,) = group.aborted
     assert "cuGraphExecDestroy" in names[start:end]
     assert "cuMemFree" not in names[start:end]
+
+
+def test_a_rehearsal_that_fails_ends_the_group_before_the_network(
+    fake_engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for other ranks would be waited for by who gives memory back."""
+    group, closed = of_tensorrt.Group(), list[int]()
+    monkeypatch.setattr(_Opening, "_join_ranks", lambda opening: group)
+    close = LazyNetwork.close
+
+    def close_and_look(network: LazyNetwork) -> None:
+        closed.append(len(group.aborted))
+        close(network)
+
+    monkeypatch.setattr(LazyNetwork, "close", close_and_look)
+    failure = {"fail": {"call": RUN, "number": 2, "status": LAUNCH_FAILED}}
+    with pytest.raises(DeviceError, match="ONNX Runtime cannot run "), open_world(fake_engine("float16"), failure):
+        pass
+    assert closed == [1]
 
 
 # --------------------------------------------------------------------------------------------------- the meeting itself
