@@ -1,0 +1,1 @@
+../../../precast/comparing_layers.py
