@@ -80,8 +80,9 @@ class TestWhatGoesWrong:
         ids=["parameters", "triton"],
     )
     def test_a_kernel_that_cannot_be_compiled(self, spec: KernelSpec, said: str) -> None:
+        before = set(children_of(os.getpid()))
         assert refused(spec) == f"kernels cannot be compiled: {said}"
-        assert children_of(os.getpid()) == []
+        assert set(children_of(os.getpid())) <= before
 
     @pytest.mark.parametrize(
         ("spec", "target", "said"),

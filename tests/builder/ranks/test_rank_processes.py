@@ -167,11 +167,11 @@ class TestWhatGoesWrong:
     ) -> None:
         program = "import json, sys, time\nif json.load(sys.stdin)['rank'] == 1: sys.exit('no')\ntime.sleep(60)"
         monkeypatch.setattr(processes, "_PROGRAM", program)
-        started = time.monotonic()
+        started, before = time.monotonic(), set(children_of(os.getpid()))
         with pytest.raises(BuildError, match=r"rank 1: .* exit status 1: no"):
             build(tiny_llama("gqa"), tmp_path / "engine", num_processes=4)
         assert time.monotonic() - started < 30
-        assert children_of(os.getpid()) == []
+        assert set(children_of(os.getpid())) <= before
 
     def test_an_os_error_keeps_its_number_and_file(self) -> None:
         error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/weights.bin")
