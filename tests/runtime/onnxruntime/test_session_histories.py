@@ -10,8 +10,8 @@ from tests.runtime.tensorrt.test_session_histories import *  # noqa: F403
 
 @pytest.fixture(scope="module", autouse=True)
 def _models(cpu_provider: None) -> Iterator[None]:
-    """All in float16."""
+    """All in float16. ONNX Runtime rounds in an order of its own: up to 0.0044 was seen."""
     with pytest.MonkeyPatch.context() as patch:
-        windows = histories.Model("qwen2_window", "float16", 0.008, (None, 4))
-        patch.setitem(histories.MODELS, "windows", windows)
+        patch.setitem(histories.MODELS, "full", histories.Model("float16", "float16", 0.008))
+        patch.setitem(histories.MODELS, "windows", histories.Model("qwen2_window", "float16", 0.008, (None, 4)))
         yield
