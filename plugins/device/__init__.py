@@ -9,5 +9,6 @@ kernel_sets.py       kernels in nodes: which of them carries a set
 op_call.py           what an op gets that is to run
 launch.py            what to launch, and the workspace
 launcher.py          launches it
+run_launches.py      launches all of an op, with its workspace
 driver.py            calls of the CUDA driver
 """

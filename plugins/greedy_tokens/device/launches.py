@@ -7,6 +7,7 @@ from precast.plugins.device.kernel_spec import KernelSpec, Parameter
 from precast.plugins.device.launch import Launch, Workspace, lay_out
 from precast.plugins.device.launcher import Launcher
 from precast.plugins.device.op_call import OpCall
+from precast.plugins.device.run_launches import run_launches
 from precast.plugins.greedy_tokens.device.op_fields import GreedyTokensFields
 from precast.plugins.greedy_tokens.schema import NAME
 
@@ -68,11 +69,8 @@ def run_greedy_tokens(op_fields: GreedyTokensFields, launcher: Launcher, call: O
     num_rows, vocab_size = call.shapes[0]
     if vocab_size != op_fields.vocab_size:
         raise ValueError(f"{NAME}: logits have {vocab_size} columns, the kernels are for {op_fields.vocab_size}")
-    addresses = {"logits": call.inputs[0], "tokens": call.outputs[0], "log_sums": call.outputs[1]}
-    for region in workspace(op_fields, num_rows).regions:
-        addresses[region.name] = call.workspace_address + region.offset
-    for launch in launches(op_fields, num_rows):
-        launcher.launch(launch, addresses, call.stream)
+    buffers = {"logits": call.inputs[0], "tokens": call.outputs[0], "log_sums": call.outputs[1]}
+    run_launches(launcher, launches(op_fields, num_rows), buffers, workspace(op_fields, num_rows), call)
 
 
 def _chunks(op_fields: GreedyTokensFields) -> int:

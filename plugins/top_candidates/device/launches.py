@@ -7,6 +7,7 @@ from precast.plugins.device.kernel_spec import KernelSpec, Parameter
 from precast.plugins.device.launch import Launch, Workspace, lay_out
 from precast.plugins.device.launcher import Launcher
 from precast.plugins.device.op_call import OpCall
+from precast.plugins.device.run_launches import run_launches
 from precast.plugins.top_candidates.device.op_fields import TopCandidatesFields
 from precast.plugins.top_candidates.schema import NAME
 
@@ -70,11 +71,8 @@ def run_top_candidates(op_fields: TopCandidatesFields, launcher: Launcher, call:
     num_rows, vocab_size = call.shapes[0]
     if vocab_size != op_fields.vocab_size:
         raise ValueError(f"{NAME}: logits have {vocab_size} columns, the kernels are for {op_fields.vocab_size}")
-    addresses = {"logits": call.inputs[0], "candidate_ids": call.outputs[0], "candidate_logits": call.outputs[1]}
-    for region in workspace(op_fields, num_rows).regions:
-        addresses[region.name] = call.workspace_address + region.offset
-    for launch in launches(op_fields, num_rows):
-        launcher.launch(launch, addresses, call.stream)
+    buffers = {"logits": call.inputs[0], "candidate_ids": call.outputs[0], "candidate_logits": call.outputs[1]}
+    run_launches(launcher, launches(op_fields, num_rows), buffers, workspace(op_fields, num_rows), call)
 
 
 def _chunks(op_fields: TopCandidatesFields) -> int:

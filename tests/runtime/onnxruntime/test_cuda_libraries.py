@@ -1,6 +1,7 @@
 """Finding the ONNX Runtime that has CUDA: packages and libraries that are made up."""
 
 import ctypes
+import os
 import re
 import shutil
 import subprocess
@@ -116,9 +117,8 @@ class TestFind:
 class TestPreload:
     @pytest.fixture
     def compiler(self) -> str:
-        compiler = shutil.which("cc")
-        if compiler is None:
-            pytest.skip("there is no C compiler")
+        compiler = os.environ.get("CC") or shutil.which("cc")
+        assert compiler is not None
         return compiler
 
     def build(self, compiler: str, path: Path, needs: list[Path], source: str = "") -> Path:
