@@ -3,7 +3,7 @@
 
 stamps=.venv/stamps
 
-say() { printf '\n== %s\n' "$*"; }
+say() { printf '\n== %s (after %d s)\n' "$*" "$SECONDS"; }
 
 fail() {
   printf '%s: %s\n' "$0" "$*" >&2

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdint>
@@ -263,7 +264,7 @@ TEST("communicator: a failure ends every wait at once, and every later call") {
 
 TEST("communicator: a rank that does nothing is named, and one that is busy is waited for") {
   // Long enough for all threads to have started, on a machine that has other things to do.
-  const WaitOptions slow{.rank_timeout = milliseconds(5000), .spins = 10};
+  const WaitOptions slow{.rank_timeout = milliseconds(2000), .spins = 10};
   const WaitOptions hasty{.rank_timeout = milliseconds(300), .spins = 10};
   const auto hung = run_ranks(RankMemory::create(sizes(1, 3)), slow, [](auto& communicator, std::size_t rank) {
     std::vector<float> x(10);
@@ -273,7 +274,7 @@ TEST("communicator: a rank that does nothing is named, and one that is busy is w
   });
   CHECK_EQ(hung[0], "");
   // Rank 2 waits for rank 1, which waits for rank 0: that one is named by whoever gives up first.
-  CHECK(hung[1].find("rank 0 has made no progress for 5 s, while rank ") == 0);
+  CHECK(hung[1].find("rank 0 has made no progress for 2 s, while rank ") == 0);
   CHECK_EQ(hung[2], hung[1]);
   const auto busy = run_ranks(RankMemory::create(sizes(2)), hasty, [](auto& communicator, std::size_t rank) {
     std::vector<float> x(10);
@@ -284,6 +285,49 @@ TEST("communicator: a rank that does nothing is named, and one that is busy is w
     communicator.all_reduce(x, x, ParallelFor::serial());
   });
   CHECK(all_well(busy));
+}
+
+TEST("communicator: a rank that gives up is not seen idle before everybody knows who is stuck") {
+  const WaitOptions hasty{.rank_timeout = milliseconds(20), .spins = 10};
+  for (int i = 0; i < 20; ++i) {
+    const auto memory = RankMemory::create(sizes(1, 2));
+    std::atomic<std::size_t> num_idle{0};
+    std::thread other([&] {  // as another rank sees it, which would name this one
+      while (memory->state(1).signs().waits_for == 0 && !memory->has_failed()) std::this_thread::yield();
+      while (!memory->has_failed()) {
+        if (memory->state(1).signs().waits_for == 0 && !memory->has_failed()) ++num_idle;
+      }
+    });
+    const auto errors = run_ranks(memory, hasty, [](auto& communicator, std::size_t rank) {
+      std::vector<float> x(10);
+      if (rank == 1) communicator.receive(x);
+    });
+    other.join();
+    CHECK_EQ(errors[1], "rank 0 has made no progress for 0.02 s, while rank 1 waited for it to send");
+    CHECK_EQ(num_idle.load(), std::size_t{0});
+  }
+}
+
+TEST("communicator: a rank that waits no more is seen to have made progress") {
+  constexpr std::uint32_t num_waits = 50'000;
+  const auto memory = RankMemory::create(sizes(1));
+  RankState& state = memory->state(0);
+  std::size_t num_standing = 0;
+  std::thread other([&] {
+    std::uint32_t last_wait = 0;
+    for (RankSigns signs; last_wait < num_waits;) {
+      signs = state.signs();
+      if (signs.waits_for != 0) last_wait = signs.waits_for;
+      if (signs.waits_for == 0 && signs.progress < last_wait) ++num_standing;
+      if (signs.progress == num_waits) break;
+    }
+  });
+  for (std::uint32_t wait = 0; wait < num_waits; ++wait) {  // for a rank of the wait's number, as a mark of it
+    state.show_waiting(wait);
+    state.show_going_on();
+  }
+  other.join();
+  CHECK_EQ(num_standing, std::size_t{0});
 }
 
 TEST("communicator: ranks that wait for each other in a circle do not wait for ever") {

@@ -61,6 +61,22 @@ void check(const RankMemorySizes& sizes) {
 
 }  // namespace
 
+void RankState::show_waiting(std::size_t rank) noexcept {
+  waits_for.store(static_cast<std::uint32_t>(rank) + 1, std::memory_order_relaxed);
+}
+
+void RankState::show_going_on() noexcept {
+  heartbeat.fetch_add(1, std::memory_order_relaxed);
+  waits_for.store(0, std::memory_order_release);
+}
+
+RankSigns RankState::signs() const noexcept {
+  const std::uint32_t whom = waits_for.load(std::memory_order_acquire);
+  return {.progress = heartbeat.load(std::memory_order_relaxed),
+          .pulse = pulse.load(std::memory_order_relaxed),
+          .waits_for = whom};
+}
+
 std::shared_ptr<RankMemory> RankMemory::create(const RankMemorySizes& sizes) {
   check(sizes);
   std::shared_ptr<SharedMemory> memory = SharedMemory::create(total_bytes(sizes));

@@ -16,6 +16,7 @@
 #include <string>
 #include <string_view>
 
+#include "plugins/collectives/cpu/rank_watch.h"
 #include "plugins/collectives/cpu/shared_memory.h"
 
 namespace precast {
@@ -43,6 +44,13 @@ struct RankState {
   alignas(64) std::atomic<std::uint32_t> heartbeat;
   std::atomic<std::uint32_t> pulse;
   std::atomic<std::uint32_t> waits_for;
+
+  // It waits for `rank`.
+  void show_waiting(std::size_t rank) noexcept;
+  // It waits no more, which is progress: nobody sees it wait for nobody without having made any.
+  void show_going_on() noexcept;
+  // What others see.
+  RankSigns signs() const noexcept;
 };
 
 // What one rank sends to the next stage. Numbers of pieces; both wrap around.

@@ -202,17 +202,12 @@ void SharedMemoryCommunicator::wait(const std::atomic<std::uint32_t>& word, std:
     pause();
   }
   RankState& own = memory_->state(rank_);
-  const auto signs = [&](std::size_t rank) {
-    const RankState& state = memory_->state(rank);
-    return RankSigns{.progress = state.heartbeat.load(std::memory_order_relaxed),
-                     .pulse = state.pulse.load(std::memory_order_relaxed),
-                     .waits_for = state.waits_for.load(std::memory_order_relaxed)};
-  };
+  const auto signs = [&](std::size_t rank) { return memory_->state(rank).signs(); };
   watch_.begin(Clock::now());
   sleepers.fetch_add(1);
-  own.waits_for.store(static_cast<std::uint32_t>(awaited) + 1, std::memory_order_relaxed);
+  own.show_waiting(awaited);
   const auto leave = [&] {
-    own.waits_for.store(0, std::memory_order_relaxed);
+    own.show_going_on();
     sleepers.fetch_sub(1);
   };
   while (true) {
@@ -223,14 +218,15 @@ void SharedMemoryCommunicator::wait(const std::atomic<std::uint32_t>& word, std:
       throw_failure();
     }
     if (const std::optional<std::size_t> stuck = watch_.look(Clock::now(), awaited, signs)) {
+      // While others see this rank wait for the one that is stuck: they would blame this one.
+      memory_->fail(rank_, describe_stuck(*stuck, options_, rank_, what));
       leave();
-      give_up(*stuck, what);
+      throw_failure();
     }
     futex_wait(word, value, std::min(longest_sleep, options_.rank_timeout));
     own.pulse.fetch_add(1, std::memory_order_relaxed);
   }
   leave();
-  heartbeat();
 }
 
 void SharedMemoryCommunicator::give_up(std::size_t rank, const char* what) {

@@ -90,15 +90,14 @@ void WorkerConnection::show_whom_it_waits_for() noexcept {
   RankState& own = ranks_->state(rank_);
   for (std::size_t rank = 0; rank < steps_->sizes().world_size; ++rank) {
     if (static_cast<std::int32_t>(steps_->worker(rank).taken.load(std::memory_order_relaxed) - oldest) >= 0) continue;
-    own.waits_for.store(static_cast<std::uint32_t>(rank) + 1, std::memory_order_relaxed);
+    own.show_waiting(rank);
     own.pulse.fetch_add(1, std::memory_order_relaxed);
     waits_for_a_rank_ = true;
     return;
   }
   if (!waits_for_a_rank_) return;
   waits_for_a_rank_ = false;
-  own.waits_for.store(0, std::memory_order_relaxed);
-  communicator_.heartbeat();  // its own time begins now
+  own.show_going_on();  // its own time begins now
 }
 
 void WorkerConnection::report_done(std::span<const float> logits) {
