@@ -1,5 +1,6 @@
 #include "tests/native/check.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -20,11 +21,27 @@ std::vector<Test>& tests() {
   return all;
 }
 
-bool wanted(std::string_view name, int argc, char** argv) {
-  for (int i = 1; i < argc; ++i) {
-    if (name.find(argv[i]) != std::string_view::npos) return true;
+// What the command line asks for: --part=K/N, K from 1 to N: every N-th test; and parts of names, one of which a test has.
+struct Wanted {
+  int part = 1;
+  int num_parts = 1;
+  std::vector<std::string_view> names;
+
+  bool has(int number, std::string_view name) const {
+    if (number % num_parts != part - 1) return false;
+    return names.empty() || std::ranges::any_of(names, [&](std::string_view known) { return name.find(known) != std::string_view::npos; });
   }
-  return argc == 1;
+};
+
+// False where `argument` begins with a dash and is no --part.
+bool read_argument(const char* argument, Wanted& wanted) {
+  if (argument[0] != '-') {
+    wanted.names.push_back(argument);
+    return true;
+  }
+  int length = 0;
+  return std::sscanf(argument, "--part=%d/%d%n", &wanted.part, &wanted.num_parts, &length) == 2 &&
+         argument[length] == '\0' && wanted.part >= 1 && wanted.part <= wanted.num_parts;
 }
 
 bool passes(const Test& test) {
@@ -36,6 +53,7 @@ bool passes(const Test& test) {
   } catch (const std::exception& error) {
     std::printf("FAILED %s\n  unexpected exception: %s\n", test.name, error.what());
   }
+  std::fflush(stdout);  // or a process that a later test forks says it again
   return false;
 }
 
@@ -52,12 +70,19 @@ void fail(const char* file, int line, const std::string& message) {
 
 int run(int argc, char** argv) {
   ::setenv("PRECAST_AUDIT", "1", 0);  // of every engine that a test loads
+  Wanted wanted;
+  for (int i = 1; i < argc; ++i) {
+    if (read_argument(argv[i], wanted)) continue;
+    std::fprintf(stderr, "%s is no option; give --part=K/N with K from 1 to N, and parts of tests' names\n", argv[i]);
+    return 2;
+  }
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
+  int number = 0;
   int num_run = 0;
   int num_failed = 0;
   for (const Test& test : tests()) {
-    if (!wanted(test.name, argc, argv)) continue;
+    if (!wanted.has(number++, test.name)) continue;
     ++num_run;
     if (!passes(test)) ++num_failed;
   }
