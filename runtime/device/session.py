@@ -28,6 +28,11 @@ SLOTS = 2
 pipeline have one each."""
 
 
+ABANDONED: list[DeviceSession] = []
+"""Sessions that were closed while steps were in flight that may never end. They stay until the process ends, and nothing
+is waited for: whoever destroys what they run waits for the device."""
+
+
 class Group(Protocol):
     """What a session does with the connection to other ranks; plugins do the rest."""
 
@@ -242,6 +247,7 @@ class DeviceSession:
         """
         if self._group is not None and (self._in_flight or self._is_enqueuing):
             self._group.abort()
+            ABANDONED.append(self)
             return
         if self._device.finish():
             self._device.drop_graphs()  # they run what the network has loaded

@@ -17,6 +17,7 @@ from precast.checkpoints.engine_manifest_reader import RuntimeSupport
 from precast.plugins import CUDA_OPS, DEVICE_LAYOUTS, TENSORRT_OPS
 from precast.runtime.device.network import say
 from precast.runtime.device.open_engine import Limits, OpenedSession, open_session
+from precast.runtime.device.session import ABANDONED
 from precast.runtime.device.session_table import SessionTable
 from precast.runtime.device.toolkit import Toolkit
 from precast.runtime.device.warm import run_shapes
@@ -106,4 +107,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    if ABANDONED:  # Python would destroy them
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -8,6 +8,7 @@ import ctypes
 import os
 import struct
 import sys
+from collections.abc import Callable
 from importlib.metadata import Distribution, PackageNotFoundError, PackagePath, distribution
 from pathlib import Path
 from typing import BinaryIO
@@ -60,6 +61,24 @@ def preload_cuda_libraries(library: Path) -> list[str]:
             return failed
         pending = failed  # one may need another that has been opened since
     return []
+
+
+def open_forget_error(library: Path) -> Callable[[], None]:
+    """What makes CUDA's runtime forget the last error of the calling thread: the runtime that the CUDA provider beside
+    `library` is linked against, since each copy of it has an error of its own. It must be open already.
+
+    Raises OSError where the provider has none.
+    """
+    provider = library.with_name(CUDA_PROVIDER_LIBRARY)
+    name = next((name for name in needed_libraries(provider) if name.startswith("libcudart.so")), None)
+    if name is None:
+        raise OSError(f"{provider} is not linked against CUDA's runtime, libcudart.so")
+    get_last_error = ctypes.CDLL(name).cudaGetLastError
+
+    def forget() -> None:
+        get_last_error()
+
+    return forget
 
 
 def needed_libraries(path: Path) -> list[str]:

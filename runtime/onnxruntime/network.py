@@ -64,12 +64,21 @@ class OrtNetwork:
         device: Where it runs.
         workspace: Of its ops.
         ops: That the session runs, and nobody else.
+        forget_error: Makes ONNX Runtime's CUDA forget the last error of the calling thread.
     """
 
     grows_when_run = True
 
-    def __init__(self, session: OrtSession, device: Device, workspace: Workspace, ops: CustomOps) -> None:
+    def __init__(
+        self,
+        session: OrtSession,
+        device: Device,
+        workspace: Workspace,
+        ops: CustomOps,
+        forget_error: Callable[[], None],
+    ) -> None:
         self._session, self._device, self._workspace, self._ops = session, device, workspace, ops
+        self._forget_error = forget_error
         self._input_infos = {info.name: info for info in session.inputs}
         self._output_infos = {info.name: info for info in session.outputs}
         self.inputs, self.outputs = tuple(self._input_infos), tuple(self._output_infos)
@@ -122,6 +131,9 @@ class OrtNetwork:
             self._execute(binding)
         finally:
             self._is_recording = False
+            # What CUDA refuses in a recording stays the last error of this thread, and ONNX Runtime, which asks for it
+            # after each op, would take it for one of the next run.
+            self._forget_error()
 
     def _binding_of(self, shape: StepShape) -> OrtBinding:
         """One for each shape that repeats, and one for all others."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,12 @@ from precast.runtime.device.toolkit import (
     name_capability,
     refusal,
 )
-from precast.runtime.onnxruntime.cuda_libraries import PACKAGE, find_onnxruntime_gpu, preload_cuda_libraries
+from precast.runtime.onnxruntime.cuda_libraries import (
+    PACKAGE,
+    find_onnxruntime_gpu,
+    open_forget_error,
+    preload_cuda_libraries,
+)
 from precast.runtime.onnxruntime.network import OrtNetwork, Workspace
 from precast.runtime.onnxruntime.session import OrtSession, Provider
 
@@ -40,10 +46,13 @@ class CudaToolkit:
         api: ONNX Runtime.
         driver: ``cuda.bindings.driver``, initialised.
         group: Where collectives find this rank's way to the others.
+
+    Args:
+        forget_error: Makes ONNX Runtime's CUDA forget the last error of the calling thread.
     """
 
-    def __init__(self, api: OrtApi, driver: Any) -> None:
-        self.api, self.driver = api, driver
+    def __init__(self, api: OrtApi, driver: Any, forget_error: Callable[[], None]) -> None:
+        self.api, self.driver, self._forget_error = api, driver, forget_error
         self.group = GroupSlot()
 
     def open_network(self, place: RankPlace, device: Device) -> OrtNetwork:
@@ -56,7 +65,7 @@ class CudaToolkit:
             session = OrtSession(self.api, place.graph, ops, provider, SESSION_CONFIG)
         except OrtError as error:
             raise refusal(f"ONNX Runtime {self.api.version} refuses {error}") from error
-        return OrtNetwork(session, device, workspace, ops)
+        return OrtNetwork(session, device, workspace, ops, self._forget_error)
 
     def _provider(self, device: Device) -> Provider:
         options = {
@@ -77,7 +86,8 @@ def open_toolkit(source: str, requirements: OnnxRuntimeCudaRequirements) -> Cuda
     """
     library = _find_library(source)
     driver = import_driver(source, EXTRA)
-    return CudaToolkit(_open_library(source, library, requirements), driver)
+    api, forget_error = _open_library(source, library, requirements)
+    return CudaToolkit(api, driver, forget_error)
 
 
 def check_device(source: str, manifest: EngineManifest, driver: Any, rank: int) -> None:
@@ -109,13 +119,16 @@ def _find_library(source: str) -> Path:
     return library
 
 
-def _open_library(source: str, library: Path, requirements: OnnxRuntimeCudaRequirements) -> OrtApi:
+def _open_library(
+    source: str, library: Path, requirements: OnnxRuntimeCudaRequirements
+) -> tuple[OrtApi, Callable[[], None]]:
     try:
         missing = preload_cuda_libraries(library)
         api = OrtApi(library)
+        forget_error = open_forget_error(library) if not missing else None
     except OSError as error:
         raise refusal(f"{source}: the engine runs with ONNX Runtime on CUDA, and {error}") from error
-    if missing:
+    if forget_error is None:
         raise refusal(
             f"{source}: ONNX Runtime on CUDA needs {', '.join(missing)}, which neither the packages installed here nor "
             f"the loader's path have: pip install 'precast[{EXTRA}]'"
@@ -125,7 +138,7 @@ def _open_library(source: str, library: Path, requirements: OnnxRuntimeCudaRequi
             f"{source}: the engine needs ONNX Runtime {requirements.onnxruntime_min} or later, {library} is "
             f"{api.version}: pip install --upgrade {PACKAGE}"
         )
-    return api
+    return api, forget_error
 
 
 def _release(version: str) -> tuple[int, ...]:

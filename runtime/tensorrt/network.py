@@ -57,6 +57,7 @@ class PlanNetwork:
         self.outputs = tuple(name for name, is_input in zip(names, inputs, strict=True) if not is_input)
         self._contexts: dict[int, Any] = {}
         self._cache: Any = None
+        self._cache_config: Any = None  # which made it: TensorRT does not say that a cache may outlive that
         self._graphs = GraphBook(device)
 
     def shape_of(self, name: str) -> tuple[int, ...]:
@@ -111,7 +112,8 @@ class PlanNetwork:
     def _open_cache(self, compiled: bytes | None) -> bool:
         if not hasattr(self._trt, "IRuntimeCache"):  # only TensorRT-RTX compiles on the card
             return compiled is None
-        self._cache = self._engine.create_runtime_config().create_runtime_cache()
+        self._cache_config = self._engine.create_runtime_config()
+        self._cache = self._cache_config.create_runtime_cache()
         return compiled is None or bool(self._cache.deserialize(compiled))
 
     def bind(self, shapes: Mapping[str, tuple[int, ...]], addresses: Mapping[str, int]) -> None:
@@ -122,7 +124,9 @@ class PlanNetwork:
         """Release everything of TensorRT's."""
         self._graphs.close()
         self._contexts.clear()
-        self._cache = self._engine = self._runtime = None
+        self._cache = None
+        self._cache_config = None
+        self._engine = self._runtime = None
 
     def _make_context(self, profile: int) -> Any:
         trt, engine = self._trt, self._engine
@@ -161,7 +165,8 @@ class PlanNetwork:
                 raise DeviceError(f"TensorRT refuses the address of {name}: {self._cause()}")
 
     def _execute(self, context: Any) -> None:
-        if not context.execute_async_v3(self._device.stream):
+        # A plugin that failed has written nothing, whatever TensorRT makes of it.
+        if not context.execute_async_v3(self._device.stream) or self._plugin_errors:
             raise DeviceError(f"TensorRT cannot run {self._source}: {self._cause()}")
 
     def _cause(self) -> str:

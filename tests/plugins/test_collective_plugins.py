@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from precast.plugins import TENSORRT_OPS
-from precast.plugins.collectives.device.group import GroupSlot, Mailboxes
+from precast.plugins.collectives.device.group import GroupError, GroupSlot, Mailboxes
 from precast.plugins.collectives.device.mailbox import BUFFER_BYTES
 from precast.plugins.collectives.device.one_shot import one_shot_launch, one_shot_specs
 from precast.plugins.device.kernel_sets import KERNELS, KERNELS_SHA256
@@ -84,9 +84,8 @@ class Registry:
         collection = [fake_tensorrt.PluginField(key, data, kind_of(data)) for key, data in arrays.items()]
         return self.creators[op].create_plugin(node, collection, None)
 
-    def run(self, plugin: Any, *shape: int) -> int:
-        status: int = plugin.enqueue([SimpleNamespace(dims=shape)], [], [X], [Y], 0, STREAM)
-        return status
+    def run(self, plugin: Any, *shape: int) -> None:
+        plugin.enqueue([SimpleNamespace(dims=shape)], [], [X], [Y], 0, STREAM)
 
 
 def kind_of(array: Any) -> fake_tensorrt.PluginFieldType:
@@ -222,7 +221,7 @@ class TestKernels:
 class TestRunning:
     def test_a_short_sum_goes_through_mailboxes(self) -> None:
         registry = Registry(Group(mailboxes=MAILBOXES))
-        assert registry.run(registry.make("AllReduce"), 2, 64) == 0
+        registry.run(registry.make("AllReduce"), 2, 64)
         addresses = {"x": X, "y": Y, "mailboxes": 0x100, "calls": 0x200, "missing": 0x300}
         assert registry.launched == [(one_shot_launch(128, 3, 500), addresses, STREAM)]
         assert registry.opened == [b"kernels 1"]
@@ -238,7 +237,7 @@ class TestRunning:
     def test_any_other_is_nccls(self, mailboxes: Mailboxes | None, shape: tuple[int, int]) -> None:
         group = Group(mailboxes=mailboxes)
         registry = Registry(group)
-        assert registry.run(registry.make("AllReduce"), *shape) == 0
+        registry.run(registry.make("AllReduce"), *shape)
         assert group.calls == [("all_reduce", X, Y, shape[0] * shape[1], "bfloat16", STREAM)]
         assert registry.opened == []
 
@@ -246,7 +245,7 @@ class TestRunning:
         group = Group()
         registry = Registry(group)
         for op, shape in (("AllGather", (3, 18)), ("Send", (5, 64)), ("Receive", (5,))):
-            assert registry.run(registry.make(op, dtype="float16"), *shape) == 0
+            registry.run(registry.make(op, dtype="float16"), *shape)
         assert group.calls == [
             ("all_gather", X, Y, 54, "float16", STREAM),
             ("send", X, 320, "float16", STREAM),
@@ -266,7 +265,8 @@ class TestRunning:
     @pytest.mark.parametrize("op", ["AllReduce", "AllGather"])
     def test_a_group_of_another_size(self, op: str) -> None:
         registry = Registry(Group(num_ranks=2))
-        assert registry.run(registry.make(op), 1, 8) == 1
+        with pytest.raises(ValueError, match="of this process has 2"):
+            registry.run(registry.make(op), 1, 8)
         text = f"{op}: the plan's {op} is for 4 tensor ranks, the group of this process has 2"
         assert registry.errors == [text]
 
@@ -274,6 +274,7 @@ class TestRunning:
     def test_without_a_group(self, op: str) -> None:
         """As while a plan is built."""
         registry = Registry(None)
-        assert registry.run(registry.make(op), *((1,) if op == "Receive" else (1, 8))) == 1
+        with pytest.raises(GroupError, match="it meets other ranks"):
+            registry.run(registry.make(op), *((1,) if op == "Receive" else (1, 8)))
         (text,) = registry.errors
         assert text.startswith(f"{op}: it meets other ranks, and this process has joined none: ")

@@ -94,6 +94,9 @@ class _PlanBuilder:
         trt, job = self._trt, self._job
         config = builder.create_builder_config()
         config.set_preview_feature(trt.PreviewFeature.ALIASED_PLUGIN_IO_10_03, True)
+        if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # only TensorRT-RTX would allocate while it runs
+            # All memory is known when a plan is loaded, before KV pools take the rest, and its steps can be recorded.
+            config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
         for ranges in job.profiles:
             profile = builder.create_optimization_profile()
             for entry in ranges:

@@ -133,6 +133,9 @@ def test_every_family(variant: str, tiny_llama: TinyLlama, tmp_path: Path, no_ke
     assert (rank.graph, rank.weights, rank.network_sha256) == ("rank0/model.plan", None, None)
     assert sorted(path.name for path in (tmp_path / "engine" / "rank0").iterdir()) == ["model.plan"]
     assert {cache.layout for cache in rank.kv_caches} == {kv_layout}
+    plan = (tmp_path / "engine" / rank.graph).read_bytes()
+    assert b"PagedAttention" in plan  # names can be read
+    assert b"CopyNode for aliased" not in plan  # or a step would copy whole KV pools
 
 
 @pytest.mark.parametrize(

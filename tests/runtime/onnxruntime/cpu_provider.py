@@ -108,6 +108,7 @@ def put_cpu_in_place(setattr_: Patch) -> None:
     assert library is not None
     setattr_(toolkit, "find_onnxruntime_gpu", lambda: library)
     setattr_(toolkit, "preload_cuda_libraries", lambda path: [])
+    setattr_(toolkit, "open_forget_error", lambda path: lambda: None)
     setattr_(toolkit, "SESSION_CONFIG", {})
     setattr_(toolkit, "OrtNetwork", LazyNetwork)
     setattr_(toolkit.CudaToolkit, "_provider", lambda self, device: Provider(CPU_PROVIDER, "Cpu"))

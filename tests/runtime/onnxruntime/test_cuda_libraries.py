@@ -15,6 +15,7 @@ from precast.runtime.onnxruntime.cuda_libraries import (
     PATH_VARIABLE,
     find_onnxruntime_gpu,
     needed_libraries,
+    open_forget_error,
     preload_cuda_libraries,
 )
 from tests.plugins.ort_world import library
@@ -114,38 +115,40 @@ class TestFind:
         assert find_onnxruntime_gpu() == own
 
 
+@pytest.fixture
+def compiler() -> str:
+    compiler = os.environ.get("CC") or shutil.which("cc")
+    assert compiler is not None
+    return compiler
+
+
+def compile_library(compiler: str, path: Path, needs: list[Path], source: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    code = path.with_suffix(".c")
+    code.write_text(source or f"int {path.name.split('.')[0]}_is_there;\n")
+    options = ["-shared", "-fPIC", "-Wl,--no-as-needed", f"-Wl,-soname,{path.name}"]
+    subprocess.run([compiler, *options, "-o", str(path), str(code), *map(str, needs)], check=True)
+    code.unlink()
+    return path
+
+
 class TestPreload:
-    @pytest.fixture
-    def compiler(self) -> str:
-        compiler = os.environ.get("CC") or shutil.which("cc")
-        assert compiler is not None
-        return compiler
-
-    def build(self, compiler: str, path: Path, needs: list[Path], source: str = "") -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        code = path.with_suffix(".c")
-        code.write_text(source or f"int {path.name.split('.')[0]}_is_there;\n")
-        options = ["-shared", "-fPIC", "-Wl,--no-as-needed", f"-Wl,-soname,{path.name}"]
-        subprocess.run([compiler, *options, "-o", str(path), str(code), *map(str, needs)], check=True)
-        code.unlink()
-        return path
-
     def test_wheels_first_in_the_order_in_which_they_need_each_other(
         self, compiler: str, site: Path, tmp_path: Path
     ) -> None:
-        base = self.build(compiler, site / "nvidia" / "cu99" / "lib" / "libprecastbase.so.9", [])
-        upper = self.build(compiler, site / "nvidia" / "cublas" / "lib" / "libprecastupper.so.9", [base])
-        self.build(compiler, tmp_path / CUDA_PROVIDER_LIBRARY, [upper, base])
+        base = compile_library(compiler, site / "nvidia" / "cu99" / "lib" / "libprecastbase.so.9", [])
+        upper = compile_library(compiler, site / "nvidia" / "cublas" / "lib" / "libprecastupper.so.9", [base])
+        compile_library(compiler, tmp_path / CUDA_PROVIDER_LIBRARY, [upper, base])
         assert needed_libraries(tmp_path / CUDA_PROVIDER_LIBRARY)[:2] == [upper.name, base.name]
         assert preload_cuda_libraries(tmp_path / "libonnxruntime.so.1.31.1") == []
         assert ctypes.c_int.in_dll(ctypes.CDLL(None), "libprecastupper_is_there").value == 0  # for the whole process
         ctypes.CDLL(str(tmp_path / CUDA_PROVIDER_LIBRARY))
 
     def test_what_is_missing_is_named(self, compiler: str, site: Path, tmp_path: Path) -> None:
-        there = self.build(compiler, site / "nvidia" / "lib" / "libprecastthere.so.1", [])
-        gone = [self.build(compiler, tmp_path / f"libprecastgone{number}.so.1", []) for number in (1, 2)]
-        needs_gone = self.build(compiler, site / "nvidia" / "a" / "b" / "lib" / "libprecastneeds.so.1", gone[:1])
-        self.build(compiler, tmp_path / CUDA_PROVIDER_LIBRARY, [gone[1], there, needs_gone])
+        there = compile_library(compiler, site / "nvidia" / "lib" / "libprecastthere.so.1", [])
+        gone = [compile_library(compiler, tmp_path / f"libprecastgone{number}.so.1", []) for number in (1, 2)]
+        needs_gone = compile_library(compiler, site / "nvidia" / "a" / "b" / "lib" / "libprecastneeds.so.1", gone[:1])
+        compile_library(compiler, tmp_path / CUDA_PROVIDER_LIBRARY, [gone[1], there, needs_gone])
         for path in gone:
             path.unlink()
         missing = preload_cuda_libraries(tmp_path / "libonnxruntime.so")
@@ -162,3 +165,19 @@ class TestPreload:
             OSError, match=r"libonnxruntime_providers_cuda\.so is not a shared library of this platform$"
         ):
             preload_cuda_libraries(tmp_path / "libonnxruntime.so")
+
+
+class TestForgetError:
+    def test_the_runtime_that_the_provider_needs(self, compiler: str, tmp_path: Path) -> None:
+        source = "int asked; int cudaGetLastError(void) { return ++asked; }"
+        runtime = compile_library(compiler, tmp_path / "libcudart.so.99", [], source)
+        compile_library(compiler, tmp_path / CUDA_PROVIDER_LIBRARY, [runtime])
+        opened = ctypes.CDLL(str(runtime))
+        forget = open_forget_error(tmp_path / "libonnxruntime.so.1.31.1")
+        forget()
+        assert ctypes.c_int.in_dll(opened, "asked").value == 1
+
+    def test_a_provider_without_one(self, compiler: str, tmp_path: Path) -> None:
+        compile_library(compiler, tmp_path / CUDA_PROVIDER_LIBRARY, [])
+        with pytest.raises(OSError, match=r"is not linked against CUDA's runtime, libcudart\.so$"):
+            open_forget_error(tmp_path / "libonnxruntime.so.1.31.1")

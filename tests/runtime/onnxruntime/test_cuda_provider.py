@@ -271,13 +271,14 @@ class Run:
 @dataclass(frozen=True)
 class Life:
     """Of a session. `error`: why it did not open. `runs` are with WARM_ROWS, `cold` is the captured run with COLD_ROWS,
-    where it was asked for."""
+    where it was asked for, and `after_cold` has the errors of runs behind it: sessions.py says which."""
 
     error: str
     stream: int = 0
     workspace: int = 0
     runs: list[Run] = field(default_factory=list)
     cold: Run | None = None
+    after_cold: list[str] = field(default_factory=list)
 
 
 Lives = Callable[[str], Life]
@@ -442,6 +443,14 @@ def test_a_capture_before_the_first_run_of_larger_shapes_fails(name: str, lives:
     assert "Failed to allocate memory" in cold.error
     assert any(re.match("cudaMalloc .*FORBIDDEN", call) for call in cold.captured)
     assert cold.capture_error
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_the_error_of_a_capture_is_one_of_the_next_run_until_it_is_forgotten(name: str, lives: Lives) -> None:
+    """ONNX Runtime asks CUDA for the last error after each op."""
+    first, second, after_forgetting = lives(name).after_cold
+    assert "operation not permitted when stream is capturing" in first
+    assert (second, after_forgetting) == ("", "")
 
 
 def assert_captured(run: Run, stream: int) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from precast.plugins.device.driver import DeviceError
 from precast.runtime.tensorrt.network import PlanNetwork
 from tests.runtime.tensorrt.fake_cuda.machine import MACHINE
 from tests.runtime.tensorrt.fake_cuda.types import CUresult
 from tests.runtime.tensorrt.fake_engine import put_fakes_in_place
 from tests.runtime.tensorrt.fake_packages.cuda.bindings import driver
+from tests.runtime.tensorrt.fake_tensorrt.context import IExecutionContext
 from tests.runtime.tensorrt.worlds import Array, FakeEngine, Logits, Piece, World, error, open_engine, open_world
 
 PROMPTS = ([0, 17, 133, 42, 201, 7], [0, 5, 260, 260, 99, 3, 77], [7, 22, 4], [301, 8, 15, 16, 23])
@@ -252,3 +254,35 @@ def test_a_plan_that_says_that_it_cannot_be_recorded(
     with open_world(fake_engine("float16"), {"is_stream_capturable": False}) as world:
         check_without_graphs(world, expected, capfd, "TensorRT cannot record this plan")
         assert count("cuStreamBeginCapture") == 0
+
+
+# ------------------------------------------------------------------------------------------------ plugins that fail
+
+FAILURE = "PagedAttention: cuLaunchKernel: CUDA_ERROR_INVALID_VALUE"
+
+
+def fail_unknown_to_tensorrt(world: World, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The plugins of the step after `number` others say what went wrong, and TensorRT says that all is well."""
+    network: Any = world.opened.network
+    execute, calls = IExecutionContext.execute_async_v3, list[int]()
+
+    def execute_and_fail(context: IExecutionContext, stream: Any) -> bool:
+        if len(calls) == number:
+            network._plugin_errors.append(FAILURE)
+        calls.append(1)
+        return execute(context, stream)
+
+    monkeypatch.setattr(IExecutionContext, "execute_async_v3", execute_and_fail)
+
+
+def test_a_step_whose_plugin_failed_is_not_taken_for_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_unknown_to_tensorrt(world, monkeypatch, 0)
+    with pytest.raises(DeviceError, match=f"TensorRT cannot run .*model.plan: {FAILURE}$"):
+        world.session.enqueue(world.step([world.prompt(PROMPTS[0], 0)]))
+
+
+def test_a_recording_in_which_a_plugin_failed_is_none(
+    world: World, expected: Logits, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_unknown_to_tensorrt(world, monkeypatch, len(PROMPTS) + 1)  # the prompts, and the step
+    check_without_graphs(world, expected, capfd, "TensorRT cannot run ")

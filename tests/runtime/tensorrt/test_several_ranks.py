@@ -26,6 +26,7 @@ from precast.runtime import (
     NativeError,
     RankFailedError,
 )
+from precast.runtime.device.session import ABANDONED
 from precast.runtime.errors import ErrorCode
 from tests.runtime.tensorrt import fake_nccl
 from tests.runtime.tensorrt.conftest import Continuation
@@ -363,6 +364,7 @@ def check_given_up(world: World, group: Group) -> None:
     num_calls = len(driver.calls)
     world.session.close()
     assert group.aborted == [num_calls] == [len(driver.calls)]
+    assert ABANDONED.pop() is world.session  # or what it runs would be destroyed, which waits for the device
     world.session._group = None
 
 

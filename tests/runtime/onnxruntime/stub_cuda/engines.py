@@ -23,6 +23,7 @@ from precast.runtime.device import open_engine
 from precast.runtime.device.device import Device
 from precast.runtime.device.open_engine import Limits, OpenedSession, open_session
 from precast.runtime.device.step import TOKEN_SOURCE, Step
+from precast.runtime.onnxruntime.cuda_libraries import open_forget_error
 from precast.runtime.onnxruntime.toolkit import CudaToolkit
 from tests.runtime.onnxruntime.stub_cuda.driver import StubDriver
 from tests.runtime.onnxruntime.stub_cuda.sessions import StubCuda
@@ -74,12 +75,13 @@ class World:
     def __init__(self, library: Path) -> None:
         self._api = OrtApi(library)
         self._cuda = StubCuda()
+        self._forget_error = open_forget_error(library)
 
     def answer(self, engine: Path, rank: int) -> dict[str, Any]:
         """A rank's life: see Life in test_cuda_engines.py."""
         manifest, driver = read_manifest(engine), StubDriver(self._cuda)
         _put_in_place(driver)
-        toolkit = CudaToolkit(self._api, driver)
+        toolkit = CudaToolkit(self._api, driver, self._forget_error)
         try:
             opened = self._open(engine, manifest, toolkit, driver, rank)
         except Exception as error:  # noqa: BLE001 - it is the answer

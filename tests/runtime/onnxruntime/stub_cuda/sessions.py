@@ -20,6 +20,7 @@ from precast.plugins.device.op_call import OpCall
 from precast.plugins.domain import DOMAIN
 from precast.plugins.onnxruntime.custom_op import CUDA_PROVIDER, CustomOps, OpSchema
 from precast.plugins.onnxruntime.ort_abi import ElementType, OrtApi, OrtError
+from precast.runtime.onnxruntime.cuda_libraries import open_forget_error
 from precast.runtime.onnxruntime.session import OrtBinding, OrtSession, Provider
 
 NO_FALLBACK = {"session.disable_cpu_ep_fallback": "1"}
@@ -112,6 +113,7 @@ class World:
     def __init__(self, library: Path) -> None:
         self._api = OrtApi(library)
         self._cuda = StubCuda()
+        self._forget_error = open_forget_error(library)
         self._workspace = self._cuda.allocate(WORKSPACE_BYTES)
         self._record_calls: list[dict[str, Any]] = []
         self._ops = CustomOps(
@@ -132,7 +134,27 @@ class World:
         with session:
             runs = [self._runs_of(session, num_rows, is_warm=True) for num_rows in warm_rows]
             cold = None if cold_rows is None else self._runs_of(session, cold_rows, is_warm=False)
-        return {"error": "", "stream": self._cuda.stream, "workspace": self._workspace, "runs": runs, "cold": cold}
+            after_cold = [] if cold_rows is None else self._after_captures(session, warm_rows[0], 2 * cold_rows)
+        return {
+            "error": "",
+            "stream": self._cuda.stream,
+            "workspace": self._workspace,
+            "runs": runs,
+            "cold": cold,
+            "after_cold": after_cold,
+        }
+
+    def _after_captures(self, session: OrtSession, num_rows: int, cold_rows: int) -> list[str]:
+        """Errors of runs: two after a capture that failed, then one after another, whose error is forgotten first."""
+        binding, bound = self._bind(session, num_rows)
+        cold, cold_bound = self._bind(session, cold_rows)
+        errors = [_error_of(session, binding), _error_of(session, binding)]
+        self._run_captured(session, cold)
+        self._forget_error()
+        errors.append(_error_of(session, binding))
+        self._release(binding, bound)
+        self._release(cold, cold_bound)
+        return errors
 
     def _runs_of(self, session: OrtSession, num_rows: int, is_warm: bool) -> dict[str, Any]:
         binding, bound = self._bind(session, num_rows)
@@ -161,10 +183,7 @@ class World:
 
         def run() -> None:
             nonlocal error
-            try:
-                session.run(binding)
-            except OrtError as refused:
-                error = str(refused)
+            error = _error_of(session, binding)
 
         def capture() -> None:
             nonlocal capture_error
@@ -186,6 +205,15 @@ class World:
         binding.close()
         for address in bound.values():
             self._cuda.free(address)
+
+
+def _error_of(session: OrtSession, binding: OrtBinding) -> str:
+    """Of a run; "" for none."""
+    try:
+        session.run(binding)
+    except OrtError as error:
+        return str(error)
+    return ""
 
 
 def main(library: Path, folder: Path) -> None:

@@ -113,6 +113,21 @@ static int token(void** to) {
 static void* captured;         // the stream; null where none is captured
 static int capture_is_spoilt;  // a forbidden call was made
 
+static _Thread_local int last_error;  // as CUDA keeps it: until somebody asks
+
+static int refuse_in_capture(void) {
+  capture_is_spoilt = 1;
+  return last_error = capture_unsupported;
+}
+
+int cudaPeekAtLastError(void) { return last_error; }
+
+int cudaGetLastError(void) {
+  int error = last_error;
+  last_error = success;
+  return error;
+}
+
 // For calls that CUDA forbids in a capture.
 static int outside_captures(const char* name, const char* detail) {
   if (!captured) {
@@ -120,16 +135,14 @@ static int outside_captures(const char* name, const char* detail) {
     return success;
   }
   stub_cuda_log("%s %s FORBIDDEN", name, detail);
-  capture_is_spoilt = 1;
-  return capture_unsupported;
+  return refuse_in_capture();
 }
 
 // For work that goes to `stream`, and is wrong in a capture of another one.
 static int work(const char* name, const char* detail, const void* stream) {
   if (captured && stream != captured) {
     stub_cuda_log("%s %s stream=%p FORBIDDEN", name, detail, stream);
-    capture_is_spoilt = 1;
-    return capture_unsupported;
+    return refuse_in_capture();
   }
   stub_cuda_log("%s %s stream=%p", name, detail, stream);
   return success;

@@ -15,6 +15,12 @@ class PreviewFeature:
     ALIASED_PLUGIN_IO_10_03 = "aliased"
 
 
+class BuilderFlag:
+    """Without those that only TensorRT-RTX has."""
+
+    TF32 = "tf32"
+
+
 class ILogger:
     ERROR, INTERNAL_ERROR, WARNING = "error", "internal error", "warning"
 
