@@ -29,8 +29,8 @@ pipeline have one each."""
 
 
 ABANDONED: list[DeviceSession] = []
-"""Sessions that were closed while steps were in flight that may never end. They stay until the process ends, and nothing
-is waited for: whoever destroys what they run waits for the device."""
+"""Sessions that were closed while steps were in flight that may never end. They stay until the process ends, and
+nothing is waited for: whoever destroys what they run waits for the device."""
 
 
 class Group(Protocol):
