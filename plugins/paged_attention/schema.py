@@ -144,7 +144,8 @@ A device kernel works on the kvrow layouts. It means the same, and may differ fr
 - A row that sees an infinity in v may get a NaN where the sums above give an infinity.
 - A row's bits depend on whether its sequence has one row in the step or more: two kernels. By construction nothing
   else enters, neither the chunk nor other sequences.
-- scale must be above 0, head_dim at most 256, and at most 128 query heads may share a KV head.
+- scale must be above 0, head_dim at most 256, and at most 128 query heads may share a KV head, 64 where head_dim is
+  above 128.
 
 Sources: Su et al., "RoFormer", 2021, https://arxiv.org/abs/2104.09864 (rotary embedding); Kwon et al.,
 "PagedAttention", 2023, https://arxiv.org/abs/2309.06180 (block pool); Dao et al., "FlashAttention", 2022,

@@ -111,7 +111,8 @@ def test_a_step_that_cannot_be_is_refused(shape: tuple[int, int, int]) -> None:
     [
         ({"kv_layout": "kv16.bf16/1"}, "do not read kv_layout 'kv16.bf16/1'"),
         ({"scale": 0.0}, "scale is 0.0"),
-        ({"num_heads": 258}, "129 query heads share a KV head"),
+        ({"num_heads": 258}, "129 query heads of head_dim [0-9]+ share a KV head; device kernels do at most 128"),
+        ({"num_heads": 130, "head_dim": 130}, "65 query heads of head_dim 130 share a KV head; .* at most 64"),
         ({"head_dim": 258}, "head_dim is 258"),
     ],
 )
@@ -157,13 +158,25 @@ def test_every_kernel_compiles_for_every_target(target: str, small_specs: tuple[
 
 
 @pytest.mark.usefixtures("_triton")
-@pytest.mark.parametrize("head_dim", [2, 128, 256])
-def test_the_largest_tiles_fit_the_smallest_shared_memory(head_dim: int) -> None:
-    """Compiling checks the limit. A smaller head_dim has smaller tiles, and the decode kernel uses half as much."""
+@pytest.mark.parametrize(("head_dim", "queries_per_kv"), [(2, 8), (128, 8), (256, 8), (128, 128), (256, 64)])
+def test_the_largest_tiles_fit_the_smallest_shared_memory(head_dim: int, queries_per_kv: int) -> None:
+    """Compiling checks the limit. A smaller head_dim has smaller tiles."""
     from precast.plugins.device.compile_triton import compile_kernel
 
-    context = kernel_specs(attributes(num_heads=16, head_dim=head_dim), 0, 0, False, False)[1]
-    assert 0 < compile_kernel(context, "sm_86", "cubin").shared_bytes <= SHARED_BYTES_LIMITS["sm_86"]
+    widest = attributes(num_heads=2 * queries_per_kv, head_dim=head_dim)
+    for spec in kernel_specs(widest, 0, 0, False, False)[1:3]:  # context and decode
+        assert 0 < compile_kernel(spec, "sm_86", "cubin").shared_bytes <= SHARED_BYTES_LIMITS["sm_86"]
+
+
+@pytest.mark.usefixtures("_triton")
+@pytest.mark.parametrize("target", ["sm_90", "sm_100", "sm_120"])
+def test_tiles_of_real_models_compile(target: str) -> None:
+    """Large enough for the matrix units of each generation; those above are too small for some."""
+    from precast.plugins.device.compile_triton import compile_kernel
+
+    real = attributes(num_heads=32, num_kv_heads=8, head_dim=128)
+    for spec in kernel_specs(real, 0, 0, False, False)[1:3]:
+        assert 0 < compile_kernel(spec, target, "cubin").shared_bytes <= SHARED_BYTES_LIMITS[target]
 
 
 @pytest.mark.usefixtures("_triton")

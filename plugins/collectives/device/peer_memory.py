@@ -23,6 +23,8 @@ HANDLE_BYTES = 64
 _BUS_ID_BYTES = 32
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ALIGNMENT = 256
+_BLOCK_BYTES = 2 << 20
+"""The driver's granularity of device memory."""
 _CALLS_BYTES = -(-4 * PROGRAMS // _ALIGNMENT) * _ALIGNMENT
 
 _logger = logging.getLogger(__name__)
@@ -54,7 +56,9 @@ class PeerMemory:
         self._driver = driver
         self._num_ranks, self._tensor_rank = num_ranks, tensor_rank
         self._opened: dict[int, int] = {}
-        self._mailbox = int(call_driver(driver, "cuMemAlloc", mailbox_bytes(num_ranks)))
+        # Peers open whole blocks of the driver's: it must not have put anything else into this one.
+        size_bytes = -(-mailbox_bytes(num_ranks) // _BLOCK_BYTES) * _BLOCK_BYTES
+        self._mailbox = int(call_driver(driver, "cuMemAlloc", size_bytes))
         own_bytes = 2 * _CALLS_BYTES + 8 * num_ranks
         try:
             self._own = int(call_driver(driver, "cuMemAlloc", own_bytes))
@@ -87,6 +91,8 @@ class PeerMemory:
                 self._opened[peer] = int(call_driver(self._driver, "cuIpcOpenMemHandle", handle, int(flag)))
             table[peer] = self._opened.get(peer, self._mailbox)
         call_driver(self._driver, "cuMemcpyHtoD", self.mailboxes.table, ctypes.addressof(table), ctypes.sizeof(table))
+        # The copy may still be under way, and streams that are not the default one do not wait for it.
+        call_driver(self._driver, "cuCtxSynchronize")
 
     def check(self) -> None:
         """Raise GroupError where a rank did not come to a sum in time: this rank's outputs since are of no use."""

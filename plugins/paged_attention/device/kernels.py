@@ -61,10 +61,12 @@ def check_attributes(attributes: PagedAttentionAttributes) -> None:
         )
     if attributes.scale <= 0:
         raise ValueError(f"PagedAttention: scale is {attributes.scale}; device kernels need one above 0")
-    if attributes.queries_per_kv > MAX_QUERIES_PER_KV:
+    # Or tiles do not fit into the shared memory of every GPU.
+    most = MAX_QUERIES_PER_KV if attributes.head_dim <= MAX_HEAD_DIM // 2 else MAX_QUERIES_PER_KV // 2
+    if attributes.queries_per_kv > most:
         raise ValueError(
-            f"PagedAttention: {attributes.queries_per_kv} query heads share a KV head; device kernels do at most "
-            f"{MAX_QUERIES_PER_KV}"
+            f"PagedAttention: {attributes.queries_per_kv} query heads of head_dim {attributes.head_dim} share a KV "
+            f"head; device kernels do at most {most}"
         )
     if attributes.head_dim > MAX_HEAD_DIM:
         raise ValueError(f"PagedAttention: head_dim is {attributes.head_dim}; device kernels do at most {MAX_HEAD_DIM}")
