@@ -39,6 +39,26 @@ void publish(std::atomic<std::uint32_t>& word, const std::atomic<std::uint32_t>&
   if (sleepers.load() != 0) futex_wake_all(word);
 }
 
+// Shows others that a rank waits, until the wait has ended: also while it says who is stuck, or they would blame this one.
+class Waiting {
+ public:
+  Waiting(RankState& own, std::atomic<std::uint32_t>& sleepers, std::size_t awaited) noexcept
+      : own_(own), sleepers_(sleepers) {
+    sleepers_.fetch_add(1);
+    own_.show_waiting(awaited);
+  }
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
+  ~Waiting() {
+    own_.show_going_on();
+    sleepers_.fetch_sub(1);
+  }
+
+ private:
+  RankState& own_;
+  std::atomic<std::uint32_t>& sleepers_;
+};
+
 std::string name(std::size_t rank) { return "rank " + std::to_string(rank); }
 
 }  // namespace
@@ -204,29 +224,15 @@ void SharedMemoryCommunicator::wait(const std::atomic<std::uint32_t>& word, std:
   RankState& own = memory_->state(rank_);
   const auto signs = [&](std::size_t rank) { return memory_->state(rank).signs(); };
   watch_.begin(Clock::now());
-  sleepers.fetch_add(1);
-  own.show_waiting(awaited);
-  const auto leave = [&] {
-    own.show_going_on();
-    sleepers.fetch_sub(1);
-  };
+  const Waiting waiting(own, sleepers, awaited);
   while (true) {
     const std::uint32_t value = word.load();
-    if (reached(value, target)) break;
-    if (memory_->has_failed()) {
-      leave();
-      throw_failure();
-    }
-    if (const std::optional<std::size_t> stuck = watch_.look(Clock::now(), awaited, signs)) {
-      // While others see this rank wait for the one that is stuck: they would blame this one.
-      memory_->fail(rank_, describe_stuck(*stuck, options_, rank_, what));
-      leave();
-      throw_failure();
-    }
+    if (reached(value, target)) return;
+    if (memory_->has_failed()) throw_failure();
+    if (const std::optional<std::size_t> stuck = watch_.look(Clock::now(), awaited, signs)) give_up(*stuck, what);
     futex_wait(word, value, std::min(longest_sleep, options_.rank_timeout));
     own.pulse.fetch_add(1, std::memory_order_relaxed);
   }
-  leave();
 }
 
 void SharedMemoryCommunicator::give_up(std::size_t rank, const char* what) {
