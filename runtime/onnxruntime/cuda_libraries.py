@@ -72,7 +72,7 @@ def open_forget_error(library: Path) -> Callable[[], None]:
     provider = library.with_name(CUDA_PROVIDER_LIBRARY)
     name = next((name for name in needed_libraries(provider) if name.startswith("libcudart.so")), None)
     if name is None:
-        raise OSError(f"{provider} is not linked against CUDA's runtime, libcudart.so")
+        raise OSError(f"{provider} is not linked against CUDA's runtime, libcudart.so: use that of {PACKAGE}")
     get_last_error = ctypes.CDLL(name).cudaGetLastError
 
     def forget() -> None:

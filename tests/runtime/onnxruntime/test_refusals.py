@@ -123,6 +123,15 @@ def test_no_libraries_of_cuda(refused: Callable[..., str], monkeypatch: pytest.M
     )
 
 
+def test_a_provider_with_a_runtime_of_its_own(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In which an error could not be forgotten."""
+    monkeypatch.setattr(toolkit, "open_forget_error", cuda_libraries.open_forget_error)
+    monkeypatch.setattr(cuda_libraries, "needed_libraries", lambda provider: ["libc.so.6"])
+    text = refused()
+    assert text.startswith("the engine runs with ONNX Runtime on CUDA, and ")
+    assert text.endswith("is not linked against CUDA's runtime, libcudart.so: use that of onnxruntime-gpu")
+
+
 @pytest.mark.parametrize("needed", ["99.0", f"{VERSION.split('.')[0]}.999"])
 def test_an_older_onnx_runtime(needed: str, edited: Edited) -> None:
     assert refusal_of(edited(backend_requirements={"onnxruntime_min": needed})) == (
